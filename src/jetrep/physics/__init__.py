@@ -1,0 +1,1 @@
+"""Kinematics, clustering, observables and detector response. No input or output, no learning."""

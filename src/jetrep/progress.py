@@ -1,0 +1,47 @@
+"""The one progress bar of the project: on standard error, quiet in logs, absent for short work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def progress(
+    iterable: Iterable[T] | None = None,
+    *,
+    description: str,
+    total: int | None = None,
+    unit: str = "jet",
+    quiet: bool = False,
+) -> tqdm[T]:
+    """A progress bar over ``iterable``, or one to be advanced by ``bar.update(n)``.
+
+    It appears after two seconds. In a terminal it is redrawn in place; in a log file it prints a line
+    every 15 seconds.
+
+    Args:
+        iterable: what to iterate over; ``None`` for a bar that is advanced by hand.
+        description: what is being done.
+        total: number of units of work, if known.
+        unit: the unit of work.
+        quiet: show nothing.
+    """
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        iterable,
+        desc=description,
+        total=total,
+        unit=f" {unit}s",
+        unit_scale=True,
+        delay=2.0,
+        mininterval=0.2 if terminal else 15.0,
+        leave=terminal,
+        disable=quiet,
+        dynamic_ncols=terminal,
+        file=sys.stderr,
+    )
