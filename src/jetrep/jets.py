@@ -46,7 +46,9 @@ class Jets:
         offsets = np.asarray(self.offsets, dtype=np.int64)
         if p4.ndim != 2 or p4.shape[1] != 4:
             raise InputError(
-                f"four-vectors have shape {p4.shape}", field="p4", remedy="give (n_particles, 4): E, px, py, pz"
+                f"four-vectors have shape {p4.shape}",
+                field="p4",
+                remedy="give (n_particles, 4): E, px, py, pz",
             )
         if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(p4):
             raise InputError(
@@ -63,7 +65,9 @@ class Jets:
             labels = np.asarray(self.labels, dtype=np.int64)
             if labels.shape != (len(self),):
                 raise InputError(
-                    f"{labels.size} labels for {len(self)} jets", field="labels", remedy="give one label a jet"
+                    f"{labels.size} labels for {len(self)} jets",
+                    field="labels",
+                    remedy="give one label a jet",
                 )
             if len(labels) and self.classes and not 0 <= labels.min() <= labels.max() < len(self.classes):
                 jet = int(np.argmax((labels < 0) | (labels >= len(self.classes))))
@@ -135,7 +139,7 @@ class Jets:
         )
 
     def leading(self, n: int) -> Jets:
-        """The ``n`` hardest constituents of each jet, in descending pT. The history, if any, is dropped: cluster again."""
+        """The ``n`` hardest constituents of each jet, in descending pT; the history, if any, is dropped."""
         pt2 = self.p4[:, PX].astype(np.float64) ** 2 + self.p4[:, PY].astype(np.float64) ** 2
         jet = np.repeat(np.arange(len(self)), self.counts)
         by_pt = np.lexsort((-pt2, jet))
@@ -189,7 +193,9 @@ class Jets:
         )
 
     @classmethod
-    def from_awkward(cls, array: ak.Array, labels: NDArray[np.int64] | None = None, classes: Sequence[str] = ()) -> Jets:
+    def from_awkward(
+        cls, array: ak.Array, labels: NDArray[np.int64] | None = None, classes: Sequence[str] = ()
+    ) -> Jets:
         """From an awkward array of records with fields ``E`` (or ``energy``, ``e``, ``t``), ``px``, ``py``, ``pz``.
 
         Args:
@@ -202,7 +208,9 @@ class Jets:
         missing = [name for name in ("px", "py", "pz") if name not in names] + ([] if energy else ["E"])
         if missing or energy is None:
             raise InputError(
-                f"the awkward array has fields {sorted(names)}", field=missing[0], remedy="name them E, px, py, pz"
+                f"the awkward array has fields {sorted(names)}",
+                field=missing[0],
+                remedy="name them E, px, py, pz",
             )
         packed = ak.to_packed(array)
         offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(packed)))])
@@ -215,7 +223,8 @@ class Jets:
             {name: self.p4[:, i] for i, name in enumerate(("E", "px", "py", "pz"))}, with_name="Momentum4D"
         )
         return ak.Array(
-            ak.contents.ListOffsetArray(ak.index.Index64(self.offsets), records.layout), behavior=records.behavior
+            ak.contents.ListOffsetArray(ak.index.Index64(self.offsets), records.layout),
+            behavior=records.behavior,
         )
 
     def batch(self, index: slice | Sequence[int] | NDArray[Any] | None = None) -> JetBatch:
@@ -226,15 +235,19 @@ class Jets:
         width = max(1, int(self.counts[rows].max(initial=1)))
         p4, mask = np.zeros((len(rows), width, 4), np.float32), np.zeros((len(rows), width), np.bool_)
         _pad(self.p4, self.offsets, rows, p4, mask)
-        tensors = {"p4": torch.from_numpy(p4), "mask": torch.from_numpy(mask)}
-        tensors["jet_p4"] = tensors["p4"].sum(1, dtype=torch.float64).float()
-        if self.labels is not None:
-            tensors["labels"] = torch.from_numpy(self.labels[rows])
+        order = join = None
         if self.history is not None:
             order, join = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
             _pad_history(self.history.order, self.history.join, self.offsets, rows, order, join)
-            tensors |= {"order": torch.from_numpy(order), "join": torch.from_numpy(join)}
-        return JetBatch(**tensors)
+        padded = torch.from_numpy(p4)
+        return JetBatch(
+            p4=padded,
+            mask=torch.from_numpy(mask),
+            jet_p4=padded.sum(1, dtype=torch.float64).float(),
+            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
+            order=None if order is None else torch.from_numpy(order),
+            join=None if join is None else torch.from_numpy(join),
+        )
 
 
 @dataclass(frozen=True, eq=False)

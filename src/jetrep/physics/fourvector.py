@@ -19,7 +19,20 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["E", "PX", "PY", "PZ", "delta_phi", "eta", "from_ptetaphim", "mass", "mass2", "phi", "pt", "rapidity"]
+__all__ = [
+    "E",
+    "PX",
+    "PY",
+    "PZ",
+    "delta_phi",
+    "eta",
+    "from_ptetaphim",
+    "mass",
+    "mass2",
+    "phi",
+    "pt",
+    "rapidity",
+]
 
 E, PX, PY, PZ = range(4)
 

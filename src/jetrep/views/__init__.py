@@ -1,0 +1,1 @@
+"""Views of a jet: `JetBatch` in, `JetBatch` out."""
