@@ -281,8 +281,8 @@ class JetBatch:
 
     def to(self, device: torch.device | str) -> JetBatch:
         """The same batch on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return JetBatch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in values.items()})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items() if v is not None})
 
 
 @numba.njit(cache=True)
