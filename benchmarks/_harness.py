@@ -70,14 +70,14 @@ def alternate(
     clock: Clock = "wall",
     synchronize: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
-    """Times the contenders turn by turn: A B C, A B C, …
+    """Times the contenders turn by turn: A B C, then A B C again.
 
     Args:
         contenders: name -> work to be timed.
         repetitions: timed rounds.
         warm_up: untimed rounds before them (compilation, caches, allocators).
-        clock: ``cpu`` leaves out the time that other processes took, so it is the fairer clock on a busy machine for
-            work on one thread; ``wall`` is the only meaningful one for work on several threads or on a GPU.
+        clock: ``cpu`` leaves out the time that other processes took, so it is the fairer clock on a busy machine
+            for work on one thread; ``wall`` is the only meaningful one for several threads or a GPU.
         synchronize: waits until the device has finished, such as ``torch.cuda.synchronize``.
 
     Returns:
@@ -141,11 +141,11 @@ def outcome(
         ours: our figure, in ``unit``.
         peer: the peer's figure, in the same unit, from the same run.
         unit: such as ``jets/s``.
-        settings: everything that determines the work: data, counts, threads, precision, names of both contenders.
+        settings: everything that determines the work: data, counts, threads, precision, both contenders.
         timings: median seconds and spread of these are added under ``timings``.
         packages: those whose versions matter.
-        higher_is_better: False for times and sizes; then ``ratio`` is peer / ours, so that above one always means
-            that ours is better.
+        higher_is_better: False for times and sizes; then ``ratio`` is peer / ours, so that above one always
+            means that ours is better.
         more: further figures of this benchmark.
     """
     result: dict[str, Any] = {
