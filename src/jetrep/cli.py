@@ -1,0 +1,163 @@
+"""The command line: a table of verbs. Every verb is a typed function; its signature and docstring are its interface."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse
+
+from jetrep import __version__
+from jetrep.errors import JetrepError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+__all__ = ["VERBS", "main"]
+
+# verb: (module, what it does); the function bears the name of the verb
+VERBS = {
+    "demo": ("jetrep.studies.demo", "The whole story in minutes: simulate, pretrain, fine-tune, compare"),
+    "simulate": ("jetrep.store.simulate", "Pythia 8 jets with a parametric detector → store"),
+    "prepare": ("jetrep.store.prepare", "Files of public data sets or your own arrays → store"),
+    "inspect": ("jetrep.studies.inspect", "What is in a store: counts, classes, histograms"),
+    "pretrain": ("jetrep.training.pretrain", "Learn a representation without labels"),
+    "probe": ("jetrep.evaluation.probe", "What a frozen representation knows: k-NN, logistic, boosted trees"),
+    "finetune": ("jetrep.training.finetune", "Train a tagger, from a pretrained encoder or from scratch"),
+    "evaluate": ("jetrep.studies.evaluate", "A tagger on one or several stores: metrics, errors, figures"),
+    "embed": ("jetrep.studies.embed", "Embeddings and scores → Parquet"),
+    "transfer": ("jetrep.studies.transfer", "The study of the demo on stores of your choice"),
+}
+
+# Options whose natural name is a Python keyword.
+_ALIASES = {"--from": "--from_run"}
+
+_HELP = """usage: jetrep VERB [options]
+
+Representations of particle jets, learned without labels, that hold on real data.
+
+{verbs}
+
+jetrep VERB --help           every option of a verb, with its default
+jetrep VERB --print_config   the same as YAML, ready for --config
+jetrep VERB --config FILE    read options from YAML, or from a recipe shipped with jetrep:
+{recipes}
+jetrep --version
+"""
+
+
+def _recipes() -> list[str]:
+    return sorted(Path(str(entry)).stem for entry in files("jetrep.recipes").iterdir() if entry.name.endswith(".yaml"))
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<10} {purpose}" for verb, (_, purpose) in VERBS.items())
+    return _HELP.format(verbs=verbs, recipes="\n".join(f"  {name}" for name in _recipes()))
+
+
+def _resolve(arguments: list[str]) -> list[str]:
+    """Spell out aliases, and turn names of shipped recipes into paths."""
+    resolved: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = name.replace("-", "_").replace("__", "--", 1)
+            name = _ALIASES.get(name, name)
+            argument = name + equals + value
+        if resolved and resolved[-1] == "--config" and argument in _recipes() and not Path(argument).exists():
+            argument = str(files("jetrep.recipes") / f"{argument}.yaml")
+        elif name == "--config" and value in _recipes() and not Path(value).exists():
+            argument = f"--config={files('jetrep.recipes') / value}.yaml"
+        resolved.append(argument)
+    return resolved
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        The exit code: 0 done, 1 bad input, 2 bad usage, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"jetrep {__version__}")
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        print(f"jetrep: there is no verb '{verb}'; choose from {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        _run(verb, _resolve(arguments[1:]))
+    except JetrepError as error:
+        print(f"jetrep {verb}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"jetrep {verb}: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\njetrep {verb}: interrupted; the same command goes on where it can", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
+    """The parser of one verb, from the signature and docstring of its function.
+
+    jsonargparse does the work; on top of it, lists are written ``--on A B`` instead of ``--on '["A", "B"]'``, and
+    switches ``--quiet`` instead of ``--quiet true``.
+    """
+    from jsonargparse import ActionYesNo, ArgumentParser
+
+    documentation = parse(function.__doc__ or "")
+    summary = "\n\n".join(filter(None, (documentation.short_description, documentation.long_description)))
+    help_of = {
+        parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documentation.params
+    }
+    parser = ArgumentParser(prog=f"jetrep {verb}", description=summary)
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a recipe")
+    types, own = get_type_hints(function), set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        # Of "list[X] | None", the list is what the user writes.
+        alternatives = [t for t in (types[name], *get_args(types[name])) if get_origin(t) is list]
+        settings: dict[str, Any] = {"help": help_of.get(name)}
+        if alternatives:
+            settings |= {"nargs": "+", "type": get_args(alternatives[0])[0]}
+        elif types[name] is bool:
+            settings |= {"action": ActionYesNo}
+        elif parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+            continue
+        else:
+            settings |= {"type": types[name]}
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            parser.add_argument(name, **settings)
+        elif parameter.default is parameter.empty:
+            parser.add_argument(f"--{name}", required=True, **settings)
+        else:
+            parser.add_argument(f"--{name}", default=parameter.default, **settings)
+        own.add(name)
+    parser.add_function_arguments(function, skip=own)
+    return parser
+
+
+def _run(verb: str, arguments: list[str]) -> Any:
+    from jsonargparse import set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    function = getattr(importlib.import_module(VERBS[verb][0]), verb)
+    parser = _parser(verb, function)
+    settings = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    settings.pop("config", None)
+    return function(**settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

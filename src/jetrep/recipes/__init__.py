@@ -1,0 +1,1 @@
+"""Recipes: YAML files for ``jetrep VERB --config NAME``, one for each published method and size."""

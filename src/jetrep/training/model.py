@@ -1,0 +1,129 @@
+"""`JetModel`: jets in, embeddings and class probabilities out. What training leaves behind and evaluation loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jetrep.encoders.heads import ClassifierConfig, ClassifierHead
+from jetrep.encoders.transformer import Encoded, JetTransformer, TransformerConfig
+from jetrep.errors import InputError
+from jetrep.features import FeatureConfig, Features
+from jetrep.jets import JetBatch, Jets
+from jetrep.progress import progress
+from jetrep.views.rg import ALL, subjets
+
+__all__ = ["JetModel", "ModelConfig", "Pooling"]
+
+Pooling = Literal["cls", "mean", "cls+mean"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a `JetModel` before its weights are loaded.
+
+    Attributes:
+        features: feature set and standardisation.
+        encoder: architecture of the encoder.
+        head: classifier head, or None for an encoder alone.
+        pooling: what the head and the embeddings are made of.
+        n_subjets: the view in which jets are shown: this many subjets, or 0 for all particles.
+        max_particles: jets are truncated to this many leading particles first; None keeps all.
+        classes: names of the head's outputs.
+    """
+
+    features: FeatureConfig = FeatureConfig()
+    encoder: TransformerConfig = TransformerConfig()
+    head: ClassifierConfig | None = None
+    pooling: Pooling = "cls+mean"
+    n_subjets: int = ALL
+    max_particles: int | None = None
+    classes: tuple[str, ...] = ()
+
+
+class JetModel(nn.Module):
+    """Features, encoder and, for a tagger, a classifier head.
+
+    Args:
+        config: what to build.
+        features: use this instance (with its constants) instead of a new one.
+        encoder: use this instance (with its weights) instead of a new one.
+    """
+
+    def __init__(
+        self, config: ModelConfig, features: Features | None = None, encoder: JetTransformer | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.features = features if features is not None else Features(config.features)
+        self.encoder = (
+            encoder if encoder is not None else JetTransformer(config.encoder, n_features=len(self.features.names))
+        )
+        width = config.encoder.width * (2 if config.pooling == "cls+mean" else 1)
+        self.head = None if config.head is None else ClassifierHead(config.head, width, len(config.classes))
+
+    def view(self, jets: Jets) -> Jets:
+        """The jets as this model wants them: truncated, and clustered if it looks at subjets."""
+        if self.config.max_particles is not None:
+            jets = jets.leading(self.config.max_particles)
+        if self.config.n_subjets != ALL and jets.history is None:
+            jets = jets.clustered()
+        return jets
+
+    def encode(self, batch: JetBatch) -> Encoded:
+        """Encode the configured view of a batch of `view`-ed jets."""
+        return self.encoder([self.features(subjets(batch, self.config.n_subjets))])[0]
+
+    def pooled(self, batch: JetBatch) -> Tensor:
+        """(batch, width or 2·width) embedding."""
+        return self.encode(batch).pooled(self.config.pooling)
+
+    def forward(self, batch: JetBatch) -> Tensor:
+        """(batch, n_classes) logits."""
+        if self.head is None:
+            raise InputError("the model is an encoder without a classifier", remedy="fine-tune it first")
+        return self.head(self.pooled(batch))
+
+    def embed(self, jets: Jets, *, batch_size: int = 512, quiet: bool = True) -> NDArray[np.float32]:
+        """(n_jets, width or 2·width) embeddings, in the order of the jets."""
+        return self._infer(jets, self.pooled, batch_size, "embed", quiet)
+
+    def predict(self, jets: Jets, *, batch_size: int = 512, quiet: bool = True) -> NDArray[np.float32]:
+        """(n_jets, n_classes) class probabilities, in the order of the jets."""
+        return self._infer(jets, lambda batch: self(batch).softmax(-1), batch_size, "predict", quiet)
+
+    def _infer(
+        self, jets: Jets, function: Callable[[JetBatch], Tensor], batch_size: int, description: str, quiet: bool
+    ) -> NDArray[np.float32]:
+        jets = self.view(jets)
+        device = next(self.parameters()).device
+        # Jets of similar length go together, so that little is padded.
+        by_length = np.argsort(jets.counts, kind="stable")
+        outputs: list[NDArray[np.float32]] = []
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode(), progress(total=len(jets), description=description, quiet=quiet) as bar:
+            for start in range(0, len(jets), batch_size):
+                batch = jets.batch(by_length[start : start + batch_size]).to(device)
+                outputs.append(function(batch).float().cpu().numpy())
+                bar.update(len(batch))
+        self.train(was_training)
+        if not outputs:
+            raise InputError("there are no jets", remedy="give at least one jet")
+        result = np.concatenate(outputs)
+        result[by_length] = result.copy()
+        return result
+
+    def with_view(self, n_subjets: int, max_particles: int | None = None) -> JetModel:
+        """The same weights (shared, not copied) looking at another view."""
+        other = JetModel(
+            replace(self.config, n_subjets=n_subjets, max_particles=max_particles), self.features, self.encoder
+        )
+        other.head = self.head
+        return other
