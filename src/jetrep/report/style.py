@@ -6,8 +6,6 @@ drawing works without a display and leaves the user's own figures and settings a
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jetrep.errors import InputError
+from jetrep.report.files import replacing
 
 __all__ = ["DPI", "LINES", "MARKERS", "PALETTE", "colour", "line", "marker", "new_figure", "save", "style"]
 
@@ -123,34 +122,9 @@ def save(figure: Figure, path: str | Path, *, pdf: bool = False) -> list[Path]:
         target = target.with_suffix(".png")
     formats = figure.canvas.get_supported_filetypes()
     if target.suffix[1:].lower() not in formats:
-        raise InputError(
-            f"no figure format is called '{target.suffix}'", file=target, remedy="use .png, .pdf or .svg"
-        )
+        raise InputError(f"no figure format is called '{target.suffix}'", file=target, remedy="use .png, .pdf or .svg")
     targets = [target] + ([target.with_suffix(".pdf")] if pdf and target.suffix != ".pdf" else [])
     for file in targets:
-        _write(figure, file)
-    return targets
-
-
-def _write(figure: Figure, file: Path) -> None:
-    """Draw into a temporary file beside ``file``, then rename it."""
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-", suffix=file.suffix)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
+        with replacing(file) as stream:
             figure.savefig(stream, format=file.suffix[1:].lower(), dpi=DPI)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(file)
-    except OSError as problem:
-        raise InputError(
-            f"the figure cannot be written ({problem.strerror})",
-            file=file,
-            remedy="free space or choose another folder",
-        ) from problem
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    return targets
