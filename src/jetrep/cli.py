@@ -124,7 +124,8 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
     }
     parser = ArgumentParser(prog=f"jetrep {verb}", description=summary)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a recipe")
-    types, own = get_type_hints(function), set()
+    types = get_type_hints(function)
+    own: set[str | int] = set()
     for name, parameter in inspect.signature(function).parameters.items():
         # Of "list[X] | None", the list is what the user writes.
         alternatives = [t for t in (types[name], *get_args(types[name])) if get_origin(t) is list]

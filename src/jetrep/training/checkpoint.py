@@ -1,4 +1,7 @@
-"""Models at rest: ``model.safetensors`` (weights) and ``model.json`` (configuration, provenance). No code is ever loaded."""
+"""Models at rest: ``model.safetensors`` (weights) and ``model.json`` (configuration, provenance).
+
+Loading never runs code that came with a model: tensors are read by safetensors, settings by a closed vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from jetrep import __version__
 from jetrep.errors import InputError
-from jetrep.training.model import JetModel, ModelConfig
+from jetrep.model import JetModel, ModelConfig
 
 __all__ = ["SCHEMA_VERSION", "load_model", "model_record", "save_model"]
 

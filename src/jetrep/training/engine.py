@@ -177,7 +177,7 @@ class MetricsLog(Callback):
         """One step of the bar; a line of the log every so often."""
         self.bar.update(1)
         step = trainer.global_step
-        if step % self.every and step != self.total_steps or not trainer.is_global_zero:
+        if (step % self.every and step != self.total_steps) or not trainer.is_global_zero:
             return
         values = {name: float(value) for name, value in pl_module.metrics.items()}
         values["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]

@@ -1,0 +1,62 @@
+"""Supervised classification: cross-entropy on labels, from scratch or on a pretrained encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from jetrep.encoders.transformer import JetTransformer
+from jetrep.errors import InputError
+from jetrep.jets import JetBatch
+from jetrep.model import JetModel
+from jetrep.objectives.base import Objective, StepOutput
+
+__all__ = ["Supervised"]
+
+
+class Supervised(Objective):
+    """Cross-entropy of a classifier on the labels of the batch.
+
+    Args:
+        model: a tagger; trained in place.
+        class_weights: (n_classes,) weight of each class in the loss, or None for equal weights.
+        encoder_lr: learning rate of the encoder, as a fraction of the head's.
+
+    Raises:
+        InputError: if the model has no classifier head.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, model: JetModel, class_weights: Tensor | None = None, encoder_lr: float = 1.0) -> None:
+        super().__init__()
+        if model.head is None:
+            raise InputError("the model has no classifier", field="head", remedy="choose a head")
+        self.model, self.features = model, model.features
+        self.encoder_lr = encoder_lr
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    @property
+    def encoder(self) -> JetTransformer:
+        """The model's encoder."""
+        return self.model.encoder
+
+    def forward(self, batch: JetBatch, step: int, total_steps: int, generator: torch.Generator) -> StepOutput:
+        """Weighted cross-entropy, and the plain accuracy for the log."""
+        if batch.labels is None:
+            raise InputError("the jets are unlabelled", field="label", remedy="supervised training needs labels")
+        logits = self.model(batch).float()
+        loss = cross_entropy(logits, batch.labels, weight=self.class_weights)
+        return StepOutput(loss, {"accuracy": (logits.argmax(-1) == batch.labels).float().mean()})
+
+    def parameter_groups(self, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+        """The head at the full rate, the encoder at its fraction of it with layer-wise decay."""
+        head = self.model.head
+        assert head is not None
+        return [
+            *self.encoder.parameter_groups(lr * self.encoder_lr, weight_decay, layer_decay),
+            {"params": list(head.parameters()), "lr": lr, "weight_decay": weight_decay},
+        ]

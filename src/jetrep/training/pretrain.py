@@ -1,0 +1,98 @@
+"""The verb `pretrain`: learn a representation from jets without their labels."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from jetrep.encoders.transformer import TransformerConfig
+from jetrep.features import FeatureConfig, Features
+from jetrep.model import JetModel, ModelConfig
+from jetrep.objectives.self_distillation import SelfDistillation, SelfDistillationConfig
+from jetrep.training.batches import ShuffledBatches
+from jetrep.training.checkpoint import save_model
+from jetrep.training.data import load_jets
+from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
+from jetrep.training.run import RunFolder, run_settings
+
+__all__ = ["pretrain"]
+
+
+def pretrain(
+    data: list[Path],
+    *,
+    out: Path,
+    features: FeatureConfig = FeatureConfig(),
+    encoder: TransformerConfig = TransformerConfig(),
+    objective: SelfDistillationConfig = SelfDistillationConfig(),
+    optimizer: OptimizerConfig = OptimizerConfig(layer_decay=0.9),
+    epochs: int = 10,
+    batch_size: int = 256,
+    classes: list[str] | None = None,
+    max_jets: int | None = None,
+    max_particles: int | None = None,
+    seed: int = 0,
+    engine: EngineConfig = EngineConfig(),
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Learn a representation of jets without labels.
+
+    Writes to the folder OUT: model.safetensors and model.json (the encoder, for finetune, probe and embed),
+    metrics.jsonl, TensorBoard files, and the state from which the same command resumes if it was stopped.
+
+    Args:
+        data: stores with the jets; labels, if any, are not used.
+        out: folder of the run.
+        features: particle features and their standardisation.
+        encoder: architecture.
+        objective: self-distillation between renormalisation-group views.
+        optimizer: AdamW and its schedule.
+        epochs: passes over the jets.
+        batch_size: jets per step, over all devices.
+        classes: use only jets of these classes, such as qcd; all by default.
+        max_jets: use at most this many jets.
+        max_particles: keep this many leading particles of each jet; all by default.
+        seed: determines initial weights, batches, views and masks.
+        engine: hardware, precision and logs.
+        overwrite: start anew even if OUT holds another run.
+        quiet: show no progress.
+
+    Returns:
+        The folder of the run.
+    """
+    settings = run_settings("pretrain", locals())
+    run = RunFolder(out, settings, overwrite=overwrite)
+    if run.finished:
+        Console(stderr=True, quiet=quiet).print(f"{out}: already trained with these settings")
+        return out
+    jets = load_jets(data, classes=classes, max_jets=max_jets).with_labels(None)
+    if max_particles is not None:
+        jets = jets.leading(max_particles)
+    if jets.history is None:
+        jets = jets.clustered()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = SelfDistillation(objective, encoder, Features(features, fit_on=jets))
+    batches = ShuffledBatches(jets, batch_size, seed)
+    start = time.monotonic()
+    fit(
+        module,
+        batches,
+        run=out,
+        total_steps=epochs * batches.steps_per_epoch,
+        optimizer=optimizer,
+        engine=engine,
+        seed=seed,
+        description="pretrain",
+        quiet=quiet,
+    )
+    model = JetModel(
+        ModelConfig(features=features, encoder=encoder, max_particles=max_particles), module.features, module.encoder
+    )
+    save_model(model, out, provenance=settings | {"n_jets": len(jets), "seconds": round(time.monotonic() - start, 1)})
+    run.finish()
+    return out
