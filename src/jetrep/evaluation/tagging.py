@@ -122,7 +122,7 @@ def tagging_metrics(
         seed: seed of the resamples.
 
     Raises:
-        InputError: if shapes disagree, a score is NaN, or a class has no jets.
+        InputError: if shapes disagree, a score is not finite, or a class has no jets.
     """
     if n_bootstrap < 2:
         raise InputError(f"{n_bootstrap} resamples give no error", field="n_bootstrap", remedy="take at least 2")
@@ -165,7 +165,7 @@ def discriminant(
         Scores (n_selected,) and truth (n_selected,), in the order of the jets.
 
     Raises:
-        InputError: if shapes disagree, a score is NaN, a probability is negative, or a class has no jets.
+        InputError: if shapes disagree, a score is not finite, a probability is negative, or a class has no jets.
     """
     score, label = np.asarray(scores, np.float64), np.asarray(labels)
     backgrounds = [background] if isinstance(background, int | np.integer) else list(background)
@@ -177,9 +177,12 @@ def discriminant(
         )
     if signal in backgrounds:
         raise InputError(f"class {signal} is signal and background", field="background", remedy="name two classes")
-    if np.isnan(score).any():
-        jet = int(np.argmax(np.isnan(score.reshape(len(score), -1)).any(1)))
-        raise InputError("the score is NaN", jet=jet, field="scores", remedy="check the model and its input")
+    finite = np.isfinite(score)
+    if not finite.all():
+        jet = int(np.argmin(finite if score.ndim == 1 else finite.all(1)))
+        raise InputError(
+            "the score is NaN or infinite", jet=jet, field="scores", remedy="check the model and its input"
+        )
     selected = (label == signal) | np.isin(label, backgrounds)
     truth = label[selected] == signal
     for name, present in (("signal", truth.any()), ("background", (~truth).any())):
