@@ -1,0 +1,220 @@
+"""`JetTransformer`: the encoder of RINO (arXiv 2509.07486), all views of a batch in one packed pass.
+
+Two generations are built from one configuration: the encoders of the published tables ("nano", "lite", "mini", "base":
+pre-norm GELU blocks, the CLS token a projection of the jet's four features) and the later one ("production": learned
+CLS, four registers, SwiGLU, RMS norm, LayerScale, polar position embedding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from jetrep.encoders.layers import Block, PolarEmbedding, build_norm
+from jetrep.encoders.packing import pack
+from jetrep.errors import InputError
+from jetrep.features import JET_FEATURES, ModelInput
+
+__all__ = ["SIZES", "Encoded", "JetTransformer", "Pooling", "TransformerConfig"]
+
+Pooling = Literal["cls", "mean", "cls+mean"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a `JetTransformer`; the number of particle features is given when it is built.
+
+    Attributes:
+        width: features of a token.
+        depth: blocks.
+        heads: attention heads.
+        mlp_hidden: hidden features of the feed-forward networks (for "swiglu", of each half).
+        mlp: activation of the feed-forward networks.
+        norm: kind of all norms.
+        stem_norm: normalise the embedded particles.
+        layer_scale: initial LayerScale, or None for none.
+        n_registers: learned tokens beside the CLS token that belong to no particle.
+        cls: "learned", or "jet": a linear map of the four jet features.
+        position: "polar" adds `PolarEmbedding` to the particles.
+        position_bins: bins of the polar grid along each axis.
+        r_scale: median radius of particles in standardised units, for the polar grid.
+        r_max: their 99th percentile.
+        dropout: on the branches of the blocks, in training.
+    """
+
+    width: int = 256
+    depth: int = 8
+    heads: int = 16
+    mlp_hidden: int = 1024
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    stem_norm: bool = True
+    layer_scale: float | None = 0.01
+    n_registers: int = 4
+    cls: Literal["learned", "jet"] = "learned"
+    position: Literal["none", "polar"] = "polar"
+    position_bins: int = 100
+    r_scale: float = 0.96
+    r_max: float = 5.6
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise InputError(
+                f"width {self.width} is not a multiple of {self.heads} heads",
+                field="encoder.heads",
+                remedy="choose a divisor of the width",
+            )
+
+
+def _published(width: int, depth: int, heads: int) -> TransformerConfig:
+    return TransformerConfig(
+        width, depth, heads, 4 * width, "gelu", "layernorm", False, None, 0, cls="jet", position="none"
+    )
+
+
+SIZES: Mapping[str, TransformerConfig] = MappingProxyType(
+    {
+        "nano": _published(32, 4, 4),
+        "lite": _published(64, 4, 4),
+        "mini": _published(128, 6, 8),
+        "base": _published(256, 6, 8),
+        "production": TransformerConfig(),
+    }
+)
+
+
+class Encoded:
+    """One view as seen by the encoder. Only what is asked for is gathered from the packed tokens.
+
+    Args:
+        packed: (T, width) all tokens of all views.
+        cls_rows: (batch,) row of the CLS token of each jet.
+        particle_rows: (batch, n) row of each particle, 0 where padded.
+        mask: (batch, n) bool, True for a real particle.
+    """
+
+    def __init__(self, packed: Tensor, cls_rows: Tensor, particle_rows: Tensor, mask: Tensor) -> None:
+        self._packed, self._cls_rows, self._particle_rows, self.mask = packed, cls_rows, particle_rows, mask
+
+    @cached_property
+    def cls(self) -> Tensor:
+        """(batch, width) CLS tokens."""
+        return self._packed.index_select(0, self._cls_rows)
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(batch, n, width) particle tokens, zero where padded; registers are not among them."""
+        rows = self._packed.index_select(0, self._particle_rows.flatten())
+        return rows.view(*self.mask.shape, -1).masked_fill(~self.mask.unsqueeze(-1), 0.0)
+
+    def at(self, chosen: Tensor) -> Tensor:
+        """(m, width) tokens of the ``chosen`` (batch, n) real particles, jet by jet."""
+        return self._packed.index_select(0, self._particle_rows[chosen])
+
+    def pooled(self, pooling: Pooling = "cls") -> Tensor:
+        """One vector a jet: (batch, width), or (batch, 2 · width) for "cls+mean".
+
+        The mean is over real particles alone, zero for an empty jet.
+        """
+        if pooling == "cls":
+            return self.cls
+        mean = self.tokens.sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1)
+        return mean if pooling == "mean" else torch.cat([self.cls, mean], -1)
+
+
+class JetTransformer(nn.Module):
+    """Transformer encoder of sets of particles or subjets; see the module.
+
+    Linear layers start as torch's defaults, tables, CLS and register tokens as N(0, 0.02), drawn from torch's global
+    generator.
+
+    Args:
+        config: its shape.
+        n_features: features of a particle, ``len(Features.names)``.
+    """
+
+    def __init__(self, config: TransformerConfig, n_features: int) -> None:
+        super().__init__()
+        self.config, self.n_features = config, n_features
+        self.stem = nn.Linear(n_features, config.width)
+        self.stem_norm = build_norm(config.norm, config.width) if config.stem_norm else None
+        self.position = (
+            PolarEmbedding(config.width, config.position_bins, config.r_scale, config.r_max)
+            if config.position == "polar"
+            else None
+        )
+        learned = config.n_registers + (config.cls == "learned")
+        self.prefix = nn.Parameter(torch.randn(learned, config.width) * 0.02) if learned else None
+        self.cls_from_jet = nn.Linear(len(JET_FEATURES), config.width) if config.cls == "jet" else None
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                config.mlp_hidden,
+                config.mlp,
+                config.norm,
+                config.layer_scale,
+                config.dropout,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = build_norm(config.norm, config.width)
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.config.width
+
+    def forward(self, views: Sequence[ModelInput]) -> list[Encoded]:
+        """Encodes all views in one pass.
+
+        What comes out for a jet depends on its own particles alone: not on padding, other jets, or other views.
+
+        Args:
+            views: any number of views, of any widths and batch sizes.
+
+        Returns:
+            For each view, its `Encoded`.
+        """
+        batches = [len(view.mask) for view in views]
+        packing = pack([view.mask for view in views], 1 + self.config.n_registers, self.config.heads)
+        x = self._embed(views, packing.real).index_select(0, packing.source)
+        for block in self.blocks:
+            x = block(x, packing)
+        x = self.norm(x)
+        return [
+            Encoded(x, rows[:, 0], particles, view.mask)
+            for rows, particles, view in zip(packing.prefix.split(batches), packing.particles, views, strict=True)
+        ]
+
+    def _embed(self, views: Sequence[ModelInput], real: Tensor) -> Tensor:
+        """Prefix tokens of all sequences, then all real particles: (T, width), float32 under autocast too."""
+        features = torch.cat([view.features.flatten(0, 1) for view in views]).index_select(0, real)
+        particles = self.stem(features).to(self.stem.weight.dtype)
+        if self.stem_norm is not None:
+            particles = self.stem_norm(particles)
+        if self.position is not None:
+            coordinates = torch.cat([view.coordinates.flatten(0, 1) for view in views]).index_select(0, real)
+            particles = particles + self.position(coordinates)
+        sequences = sum(len(view.mask) for view in views)
+        prefix = []
+        if self.cls_from_jet is not None:
+            jets = self.cls_from_jet(torch.cat([view.jet_features for view in views]))
+            prefix.append(jets.to(particles.dtype).unsqueeze(1))
+        if self.prefix is not None:
+            prefix.append(self.prefix.expand(sequences, -1, -1))
+        return torch.cat([torch.cat(prefix, 1).flatten(0, 1), particles])
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """All parameters by depth: stem, block 1 … block n with the final norm, for layer-wise learning rates."""
+        blocks = [list(block.parameters()) for block in self.blocks]
+        blocks[-1] += list(self.norm.parameters())
+        inner = {id(p) for layer in blocks for p in layer}
+        return [[p for p in self.parameters() if id(p) not in inner], *blocks]
