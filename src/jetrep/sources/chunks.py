@@ -1,0 +1,145 @@
+"""What every source of jets yields: a bounded number of jets, and where in which file they stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jetrep.errors import InputError
+from jetrep.jets import Jets
+
+__all__ = ["CHUNK", "Chunk", "Rows", "Source", "check_labels", "existing_files", "four_vectors"]
+
+CHUNK = 10_000
+"""Jets of a chunk: about 10 MB ragged, 30 MB padded to 200 constituents."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive jets of one file, as they stand in it.
+
+    A source removes no jet. It flags those that should not be used, so that whoever drops them can count them.
+
+    Attributes:
+        jets: the jets, possibly empty or with momenta that are not finite.
+        file: the file they come from.
+        start: index, within the file, of the first.
+        flags: for each reason to drop a jet, a mask (n_jets,).
+    """
+
+    jets: Jets
+    file: Path
+    start: int
+    flags: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+
+class Rows(NamedTuple):
+    """Jets as a file gives them, before padding is removed and labels are checked.
+
+    Attributes:
+        p4: (n, 4) numbers, (E, px, py, pz) in GeV, perhaps with padding.
+        counts: (n_jets,) how many of them belong to each jet.
+        labels: (n_jets,) or None.
+    """
+
+    p4: NDArray[Any]
+    counts: NDArray[np.int64]
+    labels: NDArray[Any] | None
+
+
+class Source(Protocol):
+    """Jets in files: opened and checked on construction, read in pieces.
+
+    Attributes:
+        classes: names of the labels; empty if the jets are unlabelled.
+        total: number of jets in all files.
+    """
+
+    classes: tuple[str, ...]
+    total: int
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All jets of all files, in order."""
+        ...
+
+
+def four_vectors(values: NDArray[Any], counts: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Constituents without padding: vectors whose four components are all zero are no particles.
+
+    Args:
+        values: (n, 4) numbers, (E, px, py, pz) in GeV.
+        counts: (n_jets,) how many of them belong to each jet.
+
+    Returns:
+        p4 (n_particles, 4), and offsets (n_jets + 1,). Numbers beyond the range of float32 become infinite.
+    """
+    with np.errstate(over="ignore"):
+        p4 = np.asarray(values, np.float32)
+    real = (p4 != 0).any(1)
+    if not real.all():
+        ends = np.concatenate([[0], np.cumsum(real)])[np.concatenate([[0], np.cumsum(counts)])]
+        return p4[real], ends
+    return p4, np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def check_labels(values: NDArray[Any], *, file: Path, field: str, start: int = 0, n_classes: int) -> NDArray[np.int64]:
+    """Labels as int64.
+
+    Args:
+        values: (n_jets,) whole numbers of any type.
+        file: where they come from.
+        field: the column.
+        start: index of the first jet within the file.
+        n_classes: labels run from 0 to ``n_classes - 1``.
+
+    Raises:
+        InputError: naming the first jet whose label is no whole number, or of no class.
+    """
+    if values.dtype.kind not in "iufb":
+        raise InputError(
+            f"labels have type {values.dtype}",
+            file=file,
+            field=field,
+            remedy="give whole numbers, 0 for the first class",
+        )
+    if values.ndim != 1:
+        raise InputError(f"labels have shape {values.shape}", file=file, field=field, remedy="give one number a jet")
+    if values.dtype.kind == "f":
+        whole = np.isfinite(values) & (np.floor(values) == values)
+        if not whole.all():
+            at = int(np.argmin(whole))
+            raise InputError(
+                f"label {values[at]} is no whole number",
+                file=file,
+                jet=start + at,
+                field=field,
+                remedy="give whole numbers, 0 for the first class",
+            )
+    known = (values >= 0) & (values < n_classes)
+    if not known.all():
+        at = int(np.argmin(known))
+        raise InputError(
+            f"label {values[at]} is outside of the {n_classes} classes",
+            file=file,
+            jet=start + at,
+            field=field,
+            remedy=f"give labels 0 to {n_classes - 1}, or name all classes with --classes",
+        )
+    return values.astype(np.int64)
+
+
+def existing_files(names: Sequence[Path]) -> list[Path]:
+    """The files, each of which must exist."""
+    files = [Path(name) for name in names]
+    if not files:
+        raise InputError("no files are given", field="files", remedy="name at least one")
+    for file in files:
+        if not file.is_file():
+            what = "is a folder" if file.is_dir() else "does not exist"
+            raise InputError(what, file=file, remedy="give the name of a file")
+    return files

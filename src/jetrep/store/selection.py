@@ -1,0 +1,128 @@
+"""Which jets of a chunk are kept, and a count for each one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jetrep.errors import InputError
+from jetrep.jets import Jets
+from jetrep.physics.fourvector import E
+from jetrep.sources.chunks import Chunk
+
+__all__ = ["Selection"]
+
+_COMPONENTS = ("E", "px", "py", "pz")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to keep. Each jet that is not kept counts under the first reason that applies, in the order below.
+
+    Attributes:
+        classes: "other class": keep only jets of these classes; None keeps all.
+        min_particles: "empty" without constituents, "too few constituents" with fewer than this.
+        drop_invalid: "invalid": drop jets with a momentum that is not finite or an energy below zero, instead of
+            stopping at the first.
+        max_particles: keep only this many constituents of a jet, those of the highest pT; None keeps all.
+    """
+
+    classes: tuple[str, ...] | None = None
+    min_particles: int = 1
+    drop_invalid: bool = False
+    max_particles: int | None = None
+
+    def check(self, known: Sequence[str]) -> None:
+        """Whether this selection can be applied to jets of the classes ``known``.
+
+        Raises:
+            InputError: if a limit makes no sense, or a class is unknown.
+        """
+        if self.min_particles < 1:
+            raise InputError(
+                f"is {self.min_particles}", field="min_particles", remedy="give 1 or more: empty jets are never kept"
+            )
+        if self.max_particles is not None and self.max_particles < self.min_particles:
+            raise InputError(
+                f"is {self.max_particles}, below min_particles", field="max_particles", remedy="give a larger number"
+            )
+        for name in self.classes or ():
+            if name not in known:
+                raise InputError(
+                    f"no class is called '{name}', only {', '.join(known) or 'none, the jets are unlabelled'}",
+                    field="select",
+                    remedy="select classes that the input has",
+                )
+
+    def apply(self, chunk: Chunk, limit: int | None = None) -> tuple[Jets, int, dict[str, int]]:
+        """The jets to keep.
+
+        Args:
+            chunk: jets as they were read.
+            limit: stop after keeping this many.
+
+        Returns:
+            the kept jets, in order; how many jets were looked at; how many of those were dropped, by reason.
+
+        Raises:
+            InputError: naming file, jet and component of a momentum that is not finite or an energy below zero,
+                unless such jets are to be dropped.
+        """
+        reasons = self._reasons(chunk)
+        keep = ~np.logical_or.reduce(list(reasons.values()))
+        n = len(keep)
+        if limit is not None and keep.sum() > limit:
+            n = int(np.flatnonzero(keep)[limit - 1]) + 1
+            keep[n:] = False
+        if not self.drop_invalid:
+            self._forbid_invalid(chunk, reasons["invalid"][:n])
+        dropped, counted = {}, np.zeros(n, np.bool_)
+        for reason, mask in reasons.items():
+            here = mask[:n] & ~counted
+            counted |= here
+            if here.any():
+                dropped[reason] = int(here.sum())
+        jets = chunk.jets if keep.all() else chunk.jets[keep]
+        if self.max_particles is not None:
+            jets = jets.leading(self.max_particles)
+        return jets, n, dropped
+
+    def _reasons(self, chunk: Chunk) -> dict[str, NDArray[np.bool_]]:
+        """For each reason to drop a jet, a mask (n_jets,)."""
+        jets = chunk.jets
+        reasons = dict(chunk.flags)
+        if self.classes is not None and jets.labels is not None:
+            wanted = [jets.classes.index(name) for name in self.classes]
+            reasons["other class"] = ~np.isin(jets.labels, wanted)
+        bad = np.flatnonzero(_invalid(jets))
+        invalid = np.zeros(len(jets), np.bool_)
+        invalid[np.searchsorted(jets.offsets, bad, side="right") - 1] = True
+        reasons["invalid"] = invalid
+        reasons["empty"] = jets.counts == 0
+        reasons["too few constituents"] = jets.counts < self.min_particles
+        return reasons
+
+    def _forbid_invalid(self, chunk: Chunk, invalid: NDArray[np.bool_]) -> None:
+        if not invalid.any():
+            return
+        jet = int(np.argmax(invalid))
+        p4 = chunk.jets[jet]
+        finite = np.isfinite(p4)
+        if not finite.all():
+            particle, component = np.argwhere(~finite)[0]
+            what = f"constituent {particle} has {_COMPONENTS[component]} = {p4[particle, component]}"
+            remedy = "repair the file, or drop such jets with --drop-invalid"
+        else:
+            particle, component = int(np.argmax(p4[:, E] < 0)), E
+            what = f"constituent {particle} has the energy {p4[particle, E]} GeV"
+            remedy = "give the components in the order E, px, py, pz, or drop such jets with --drop-invalid"
+        raise InputError(what, file=chunk.file, jet=chunk.start + jet, field=_COMPONENTS[component], remedy=remedy)
+
+
+def _invalid(jets: Jets) -> NDArray[np.bool_]:
+    """(n_particles,) mask of impossible constituents. E < |p| is left alone: rounding makes massless ones so."""
+    result: NDArray[np.bool_] = ~np.isfinite(jets.p4).all(1) | (jets.p4[:, E] < 0)
+    return result

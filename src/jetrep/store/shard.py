@@ -1,0 +1,147 @@
+"""One shard: an Arrow IPC file whose columns map into memory as the arrays of `Jets`.
+
+A shard holds one uncompressed record batch. Row j is jet j:
+
+=========  =========================================  ======================================================
+column     Arrow type                                 content
+=========  =========================================  ======================================================
+``p4``     large_list<fixed_size_list<float>[4]>      constituents, (E, px, py, pz) in GeV, descending pT
+``order``  large_list<int32>                          merge history (see `physics.clustering`)
+``join``   large_list<int32>                          merge history
+``d_ij``   large_list<float>                          merge history
+``label``  int64                                      index into the classes; absent if unlabelled
+=========  =========================================  ======================================================
+
+The four components of a constituent lie side by side, so the child buffer of ``p4`` *is* the (n, 4) array that
+everything else works on. A column for each component would have to be interleaved, hence copied, on every read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jetrep.errors import InputError
+from jetrep.jets import Jets
+from jetrep.physics.clustering import MergeHistory
+from jetrep.store.manifest import SCHEMA
+
+__all__ = ["read_shard", "write_shard"]
+
+_P4 = pa.list_(pa.field("component", pa.float32(), nullable=False), 4)
+_REMEDY = "prepare the store again, or restore the file from a copy"
+
+
+def _large_list(item: pa.DataType, name: str) -> pa.DataType:
+    return pa.large_list(pa.field(name, item, nullable=False))
+
+
+_COLUMNS = {
+    "p4": _large_list(_P4, "constituent"),
+    "order": _large_list(pa.int32(), "particle"),
+    "join": _large_list(pa.int32(), "merge"),
+    "d_ij": _large_list(pa.float32(), "distance"),
+}
+
+
+def _schema(labelled: bool, metadata: dict[str, Any] | None = None) -> pa.Schema:
+    columns = {**_COLUMNS, "label": pa.int64()} if labelled else _COLUMNS
+    note = {"jetrep": json.dumps(metadata)} if metadata else None
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()], note)
+
+
+def write_shard(path: Path, jets: Jets, *, algorithm: str, R: float) -> None:
+    """Write clustered jets as one shard.
+
+    Args:
+        path: the file.
+        jets: the jets, with their histories.
+        algorithm: clustering algorithm, noted in the file so that a shard explains itself when read elsewhere.
+        R: its radius parameter.
+
+    Raises:
+        OSError: whatever the file system says.
+    """
+    history = jets.history
+    if history is None:
+        raise ValueError("jets have not been clustered")
+    offsets = pa.array(jets.offsets)
+    flat = np.ascontiguousarray(jets.p4).reshape(-1)
+    children = [
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), type=_P4),
+        *(pa.array(np.ascontiguousarray(values)) for values in (history.order, history.join, history.d_ij)),
+    ]
+    columns = [
+        pa.LargeListArray.from_arrays(offsets, child, type=kind)
+        for child, kind in zip(children, _COLUMNS.values(), strict=True)
+    ]
+    if jets.labels is not None:
+        columns.append(pa.array(jets.labels))
+    note = {
+        "schema": SCHEMA,
+        "p4": "E, px, py, pz in GeV",
+        "classes": jets.classes,
+        "clustering": {"algorithm": algorithm, "R": R},
+    }
+    schema = _schema(jets.labels is not None, note)
+    batch = pa.record_batch(columns, schema=schema)
+    # No compression: a compressed buffer cannot be mapped.
+    options = pa.ipc.IpcWriteOptions(compression=None)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
+        writer.write_batch(batch)
+
+
+def read_shard(path: Path, classes: tuple[str, ...]) -> Jets:
+    """Map a shard into memory; the arrays of the result are views of the mapped file, read-only.
+
+    Args:
+        path: the file.
+        classes: names of its labels; empty if it must be unlabelled.
+
+    Raises:
+        InputError: if the file is missing, truncated or of another schema.
+    """
+    try:
+        with pa.memory_map(str(path), "r") as source:
+            reader = pa.ipc.open_file(source)
+            batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
+    except FileNotFoundError:
+        raise InputError("the shard is missing", file=path, remedy=_REMEDY) from None
+    except (OSError, pa.ArrowException, ValueError) as problem:
+        raise InputError("the shard is truncated or damaged", file=path, remedy=_REMEDY) from problem
+    if batch is None or not batch.schema.equals(_schema(bool(classes))):
+        raise InputError("the columns are not those of a jetrep shard", file=path, remedy=_REMEDY)
+    offsets = _offsets(batch, path)
+    order, join, d_ij = (_values(batch.column(name)) for name in ("order", "join", "d_ij"))
+    history = MergeHistory(order, join, d_ij, offsets)
+    p4 = batch.column("p4").values.values.to_numpy(zero_copy_only=True).reshape(-1, 4)
+    labels = batch.column("label").to_numpy(zero_copy_only=True) if classes else None
+    try:
+        return Jets(p4, offsets, labels, classes, history)
+    except InputError as problem:
+        raise InputError(f"the shard is damaged ({problem})", file=path, remedy=_REMEDY) from problem
+
+
+def _values(column: Any) -> NDArray[Any]:
+    values: NDArray[Any] = column.values.to_numpy(zero_copy_only=True)
+    return values
+
+
+def _offsets(batch: Any, path: Path) -> NDArray[np.int64]:
+    """The common offsets of the list columns."""
+    try:
+        batch.validate()
+        offsets = [batch.column(name).offsets.to_numpy(zero_copy_only=True) for name in _COLUMNS]
+        lengths = [len(batch.column(name).values) for name in _COLUMNS]
+    except pa.ArrowException as problem:
+        raise InputError("the shard is damaged", file=path, remedy=_REMEDY) from problem
+    same = all(np.array_equal(offsets[0], other) for other in offsets[1:]) and len(set(lengths)) == 1
+    if not same or any(column.null_count for column in batch.columns):
+        raise InputError("the columns belong to different jets", file=path, remedy=_REMEDY)
+    result: NDArray[np.int64] = offsets[0]
+    return result
