@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jetrep.errors import InputError
-from jetrep.physics.clustering import MergeHistory
+from jetrep.physics.clustering import Algorithm, MergeHistory, cluster
 from jetrep.physics.fourvector import PX, PY
 
 if TYPE_CHECKING:
@@ -156,6 +156,25 @@ class Jets:
     def with_labels(self, labels: NDArray[np.int64] | None, classes: Sequence[str] = ()) -> Jets:
         """The same jets under other labels."""
         return replace(self, labels=labels, classes=tuple(classes))
+
+    def clustered(self, *, algorithm: Algorithm | float = "kt", R: float = 0.8) -> Jets:
+        """The same jets with the merge history of their constituents (see `physics.clustering.cluster`)."""
+        return replace(self, history=cluster(self.p4, self.offsets, algorithm=algorithm, R=R))
+
+    def subjets(self, n_subjets: int | None = None, *, d_cut: float | None = None) -> Jets:
+        """The jets at a coarser scale: one cut of their merge trees, in descending pT, without a history of their own.
+
+        Args:
+            n_subjets: number of subjets; jets with fewer constituents keep all of them.
+            d_cut: or the distance at which to cut (see `MergeHistory.subjets`).
+
+        Raises:
+            InputError: if the jets have not been clustered, or not exactly one of the two is given.
+        """
+        if self.history is None:
+            raise InputError("the jets have no merge history", field="history", remedy="call clustered() first")
+        p4, offsets = self.history.subjets(self.p4, n=n_subjets, d_cut=d_cut)
+        return replace(self, p4=p4, offsets=offsets, history=None)
 
     @staticmethod
     def concatenate(parts: Sequence[Jets]) -> Jets:
