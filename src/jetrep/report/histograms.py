@@ -31,7 +31,7 @@ class Distribution:
 
 
 @style()
-def histograms(distributions: Sequence[Distribution], *, title: str = "", n_bins: int = 50) -> Figure:
+def histograms(distributions: Sequence[Distribution], *, title: str = "", n_bins: int = 60) -> Figure:
     """A row of histograms, each sample normalised to one, with the statistical error as a band.
 
     Args:

@@ -92,7 +92,7 @@ def _axis(bins: NDArray[np.float64], label: int, ascii_only: bool) -> Iterator[T
     n = len(bins) - 1
     line, numbers = ["-" if ascii_only else "─"] * n, [" "] * (n + 12)
     free = 0
-    for tick in binning.ticks(bins[0], bins[-1], max(2, n // 12)):
+    for tick in binning.ticks(bins[0], bins[-1], max(2, n // 9)):
         column = min(n - 1, int((tick - bins[0]) / (bins[-1] - bins[0]) * n))
         text = f"{tick:.6g}"
         start = max(0, column - len(text) // 2)

@@ -13,6 +13,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from jetrep.errors import InputError
+from jetrep.physics.clustering import Algorithm
 from jetrep.progress import progress
 from jetrep.report.terminal import key_values
 from jetrep.sources.chunks import Source
@@ -39,7 +40,7 @@ def prepare(
     label_column: str | None = None,
     duplicates: Path | None = None,
     drop_invalid: bool = False,
-    algorithm: Literal["kt", "cambridge", "antikt"] = "kt",
+    algorithm: Algorithm = "kt",
     R: float = 0.8,
     jets_per_shard: int = 50_000,
     overwrite: bool = False,

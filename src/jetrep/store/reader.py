@@ -88,7 +88,9 @@ class Store:
         for shard in self.manifest.shards:
             if wanted == 0:
                 break
-            part = self._read(shard)[:wanted]
+            part = self._read(shard)
+            if len(part) > wanted:  # a slice has offsets of its own
+                part = part[:wanted]
             wanted -= len(part)
             parts.append(part)
         return Jets.concatenate(parts)

@@ -20,7 +20,7 @@ import numpy as np
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
-from jetrep.physics import clustering
+from jetrep.physics.clustering import Algorithm, cluster
 from jetrep.store.manifest import MANIFEST, Manifest, Shard, content_hash, file_hash
 from jetrep.store.shard import write_shard
 
@@ -65,7 +65,7 @@ class StoreWriter:
         provenance: dict[str, Any],
         jets_per_shard: int = 50_000,
         overwrite: bool = False,
-        algorithm: str = "kt",
+        algorithm: Algorithm = "kt",
         R: float = 0.8,
     ) -> None:
         self.out = Path(out).absolute()
@@ -126,7 +126,7 @@ class StoreWriter:
         # Cluster piece by piece, so that progress is steady and the memory for sorting stays small.
         if jets.history is None and len(jets):
             jets = jets.sorted_by_pt()
-            history = clustering.cluster(jets.p4, jets.offsets, algorithm=self.algorithm, R=self.R)
+            history = cluster(jets.p4, jets.offsets, algorithm=self.algorithm, R=self.R)
             jets = Jets(jets.p4, jets.offsets, jets.labels, jets.classes, history)
         if len(jets):
             self._waiting.append(jets)
