@@ -27,7 +27,7 @@ VERBS = {
     "prepare": ("jetrep.store.prepare", "Files of public data sets or your own arrays → store"),
     "inspect": ("jetrep.studies.inspect", "What is in a store: counts, classes, histograms"),
     "pretrain": ("jetrep.training.pretrain", "Learn a representation without labels"),
-    "probe": ("jetrep.evaluation.probe", "What a frozen representation knows: k-NN, logistic, boosted trees"),
+    "probe": ("jetrep.studies.probe", "What a frozen representation knows: k-NN, logistic, boosted trees"),
     "finetune": ("jetrep.training.finetune", "Train a tagger, from a pretrained encoder or from scratch"),
     "evaluate": ("jetrep.studies.evaluate", "A tagger on one or several stores: metrics, errors, figures"),
     "embed": ("jetrep.studies.embed", "Embeddings and scores → Parquet"),

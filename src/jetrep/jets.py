@@ -138,6 +138,17 @@ class Jets:
             else MergeHistory(history.order[part], history.join[part], history.d_ij[part], offsets),
         )
 
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """(n_jets,) the labels, for those who cannot do without.
+
+        Raises:
+            InputError: if the jets are unlabelled.
+        """
+        if self.labels is None:
+            raise InputError("the jets are unlabelled", field="label", remedy="use a labelled store")
+        return self.labels
+
     def leading(self, n: int) -> Jets:
         """The ``n`` hardest constituents of each jet, in descending pT; the history, if any, is dropped."""
         pt2 = self.p4[:, PX].astype(np.float64) ** 2 + self.p4[:, PY].astype(np.float64) ** 2

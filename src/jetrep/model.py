@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jetrep.encoders.heads import ClassifierConfig, ClassifierHead
-from jetrep.encoders.transformer import Encoded, JetTransformer, TransformerConfig
+from jetrep.encoders.heads import ClassifierHead
+from jetrep.encoders.transformer import Encoded, JetTransformer, Pooling, TransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import JetBatch, Jets
 from jetrep.progress import progress
 from jetrep.views.rg import ALL, subjets
 
-__all__ = ["JetModel", "ModelConfig", "Pooling"]
+__all__ = ["ClassifierConfig", "JetModel", "ModelConfig"]
 
-Pooling = Literal["cls", "mean", "cls+mean"]
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Shape of a classifier head.
+
+    Attributes:
+        hidden: widths of its hidden layers; none for a linear head.
+        dropout: after each hidden layer, in training.
+    """
+
+    hidden: tuple[int, ...] = (64, 32)
+    dropout: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,11 @@ class JetModel(nn.Module):
             encoder if encoder is not None else JetTransformer(config.encoder, n_features=len(self.features.names))
         )
         width = config.encoder.width * (2 if config.pooling == "cls+mean" else 1)
-        self.head = None if config.head is None else ClassifierHead(config.head, width, len(config.classes))
+        self.head = (
+            None
+            if config.head is None
+            else ClassifierHead(width, len(config.classes), config.head.hidden, config.head.dropout)
+        )
 
     def view(self, jets: Jets) -> Jets:
         """The jets as this model wants them: truncated, and clustered if it looks at subjets."""
@@ -78,7 +92,8 @@ class JetModel(nn.Module):
 
     def encode(self, batch: JetBatch) -> Encoded:
         """Encode the configured view of a batch of `view`-ed jets."""
-        return self.encoder([self.features(subjets(batch, self.config.n_subjets))])[0]
+        views: list[Encoded] = self.encoder([self.features(subjets(batch, self.config.n_subjets))])
+        return views[0]
 
     def pooled(self, batch: JetBatch) -> Tensor:
         """(batch, width or 2·width) embedding."""
@@ -88,7 +103,8 @@ class JetModel(nn.Module):
         """(batch, n_classes) logits."""
         if self.head is None:
             raise InputError("the model is an encoder without a classifier", remedy="fine-tune it first")
-        return self.head(self.pooled(batch))
+        logits: Tensor = self.head(self.pooled(batch))
+        return logits
 
     def embed(self, jets: Jets, *, batch_size: int = 512, quiet: bool = True) -> NDArray[np.float32]:
         """(n_jets, width or 2·width) embeddings, in the order of the jets."""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-T = TypeVar("T")
-
 
 def progress(
-    iterable: Iterable[T] | None = None,
+    iterable: Iterable[Any] | None = None,
     *,
     description: str,
     total: int | None = None,
     unit: str = "jet",
     quiet: bool = False,
-) -> tqdm[T]:
+) -> tqdm[Any]:
     """A progress bar over ``iterable``, or one to be advanced by ``bar.update(n)``.
 
     It appears after two seconds. In a terminal it is redrawn in place; in a log file it prints a line

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from jetrep import __version__
 from jetrep.errors import InputError
 from jetrep.model import JetModel, ModelConfig
 
-__all__ = ["SCHEMA_VERSION", "load_model", "model_record", "save_model"]
+__all__ = ["SCHEMA_VERSION", "load_model", "model_record", "save_model", "weights_hash"]
 
 SCHEMA_VERSION = 1
 WEIGHTS, RECORD = "model.safetensors", "model.json"
@@ -80,6 +81,12 @@ def model_record(run: Path) -> dict[str, Any]:
             remedy="upgrade jetrep",
         )
     return record
+
+
+def weights_hash(run: Path) -> str:
+    """Identity of the weights of a saved model (xxHash, 128 bits)."""
+    model_record(run)
+    return xxhash.xxh3_128_hexdigest((run / WEIGHTS).read_bytes())
 
 
 def load_model(run: Path) -> JetModel:

@@ -59,11 +59,10 @@ def labels_as(jets: Jets, classes: Sequence[str]) -> Jets:
     Raises:
         InputError: if the jets are unlabelled, or of a class that ``classes`` does not hold.
     """
-    if jets.labels is None:
-        raise InputError("the jets are unlabelled", field="label", remedy="use a labelled store")
+    labels = jets.truth
     if tuple(jets.classes) == tuple(classes):
         return jets
-    present = np.unique(jets.labels)
+    present = np.unique(labels)
     unknown = [jets.classes[i] for i in present if jets.classes[i] not in classes]
     if unknown:
         raise InputError(
@@ -74,7 +73,7 @@ def labels_as(jets: Jets, classes: Sequence[str]) -> Jets:
     table = np.full(len(jets.classes), -1, np.int64)
     for i in present:
         table[i] = list(classes).index(jets.classes[i])
-    return jets.with_labels(table[jets.labels], classes)
+    return jets.with_labels(table[labels], classes)
 
 
 def data_hashes(stores: Sequence[Path]) -> Mapping[str, str]:

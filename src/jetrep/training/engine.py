@@ -19,14 +19,17 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
+from jetrep.encoders.transformer import JetTransformer
 from jetrep.jets import JetBatch
-from jetrep.objectives.base import Objective
+from jetrep.objectives.base import Objective, StepOutput
+from jetrep.objectives.monitors import alarms
 from jetrep.progress import progress
 from jetrep.training.batches import ShuffledBatches
 from jetrep.training.schedules import warmup_cosine
 
 __all__ = ["EngineConfig", "OptimizerConfig", "fit"]
 
+_TRAINED = 300  # steps
 METRICS, RESUME = "metrics.jsonl", "resume.ckpt"
 
 
@@ -110,13 +113,13 @@ class TrainingModule(L.LightningModule):
         devices = [batch.p4.device] if batch.p4.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            output = self.objective(batch, step, self.total_steps, torch.Generator().manual_seed(seed))
+            output: StepOutput = self.objective(batch, step, self.total_steps, torch.Generator().manual_seed(seed))
         self.metrics = {"loss": output.loss.detach(), **output.metrics}
         return output.loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the optimiser: exponential moving averages and the like."""
-        self.objective.after_step(self.global_step, self.total_steps)
+        self.objective.after_step(self.global_step - 1, self.total_steps)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the groups of the objective, with a warm-up and a cosine fall."""
@@ -131,20 +134,11 @@ class TrainingModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip the encoder and the rest apart, so that a head cannot silence the encoder."""
+        """Clip each part of the objective by itself, so that a head cannot silence the encoder."""
         clip = self.optimizer_config.clip
-        encoder = {id(p) for p in self.objective.encoder.parameters()} | {
-            id(p) for name, p in self.objective.named_parameters() if "encoder" in name.split(".")
-        }
-        parts: dict[bool, list[Tensor]] = {True: [], False: []}
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parts[id(parameter) in encoder].append(parameter)
-        for name, parameters in (("encoder", parts[True]), ("heads", parts[False])):
-            if parameters:
-                norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else float("inf"))
-                self.metrics[f"gradient_norm/{name}"] = norm.detach()
+        for name, parameters in self.objective.parts().items():
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else float("inf"))
+            self.metrics[f"gradient_norm/{name}"] = norm.detach()
 
     def transfer_batch_to_device(self, batch: JetBatch, device: torch.device, dataloader_idx: int) -> JetBatch:
         """Our batches move themselves."""
@@ -186,7 +180,8 @@ class MetricsLog(Callback):
             stream.write(json.dumps({"step": step, **values}) + "\n")
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
-        for sentence in pl_module.objective.alarms(values):
+        # A net that has hardly been trained may look collapsed.
+        for sentence in alarms(values) if step >= min(_TRAINED, self.total_steps) else ():
             if sentence not in self.warned:
                 self.warned.add(sentence)
                 warnings.warn(f"step {step}: {sentence}", stacklevel=1)
@@ -249,7 +244,9 @@ def fit(
     run.mkdir(parents=True, exist_ok=True)
     module = TrainingModule(objective, optimizer, total_steps, seed)
     if engine.compile:
-        objective.compile_encoder()
+        for part in objective.modules():
+            if isinstance(part, JetTransformer):
+                part.compile(dynamic=True)
     checkpoint = ModelCheckpoint(
         dirpath=run,
         filename=Path(RESUME).stem,

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from jetrep.encoders.heads import ClassifierConfig
-from jetrep.encoders.transformer import TransformerConfig
+from jetrep.encoders.transformer import Pooling, TransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import Jets
-from jetrep.model import JetModel, ModelConfig, Pooling
-from jetrep.training.checkpoint import load_model, save_model
+from jetrep.model import ClassifierConfig, JetModel, ModelConfig
+from jetrep.training.checkpoint import load_model, save_model, weights_hash
 from jetrep.training.classifier import train_classifier
 from jetrep.training.data import load_jets
 from jetrep.training.engine import EngineConfig, OptimizerConfig
@@ -92,6 +91,8 @@ def finetune(
     """
     settings = run_settings("finetune", locals())
     pretrained = None if str(from_run) == "none" else Path(from_run)
+    if pretrained is not None:
+        settings["from_weights"] = weights_hash(pretrained)
     if freeze and pretrained is None:
         raise InputError(
             "there is no pretrained encoder to freeze", field="freeze", remedy="give --from RUN, or leave out --freeze"
@@ -102,9 +103,7 @@ def finetune(
         return out
     start = time.monotonic()
     jets = load_jets(data, classes=classes, max_jets=max_jets)
-    if jets.labels is None:
-        raise InputError("the jets are unlabelled", file=data[0], field="label", remedy="fine-tune on labelled jets")
-    jets = jets[stratified_subset(jets.labels, n_labels, seed)]
+    jets = jets[stratified_subset(jets.truth, n_labels, seed)]
     if pretrained is None:
         # Initial weights are drawn under the seed of the run, and the caller's random state is left alone.
         with torch.random.fork_rng(devices=[]):
@@ -162,23 +161,22 @@ def stratified_subset(labels: NDArray[np.int64], n: int | None, seed: int) -> ND
 
 def _split(jets: Jets, fraction: float, seed: int) -> tuple[Jets, Jets]:
     """Training and validation jets, each class in the same share."""
-    assert jets.labels is not None
-    if len(np.unique(jets.labels)) < 2:
+    n_classes = len(np.unique(jets.truth))
+    if n_classes < 2:
         raise InputError("all jets are of one class", field="label", remedy="give jets of at least two classes")
-    held_out = stratified_subset(jets.labels, max(1, round(fraction * len(jets))), seed)
+    held_out = stratified_subset(jets.truth, max(1, round(fraction * len(jets))), seed)
     keep = np.ones(len(jets), np.bool_)
     keep[held_out] = False
     train, valid = jets[keep], jets[np.sort(held_out)]
     for part, name in ((train, "training"), (valid, "validation")):
-        if part.labels is None or len(np.unique(part.labels)) < len(np.unique(jets.labels)):
+        if len(np.unique(part.truth)) < n_classes:
             raise InputError(f"a class is absent from the {name} jets", field="label", remedy="give more jets")
     return train, valid
 
 
 def _balanced(jets: Jets) -> Tensor:
     """Class weights that make every class count the same, with mean 1 over the jets."""
-    assert jets.labels is not None
-    counts = np.bincount(jets.labels, minlength=len(jets.classes))
+    counts = np.bincount(jets.truth, minlength=len(jets.classes))
     weights = np.where(counts > 0, len(jets) / (np.count_nonzero(counts) * np.maximum(counts, 1)), 0.0)
     return torch.as_tensor(weights, dtype=torch.float32)
 
@@ -212,5 +210,5 @@ def _fit_head(model: JetModel, train: Jets, valid: Jets, weights: Tensor, seed: 
     parts = []
     for jets in (train, valid):
         embedding = torch.from_numpy(model.embed(jets, quiet=quiet))
-        parts.append((embedding, torch.from_numpy(np.asarray(jets.labels))))
+        parts.append((embedding, torch.from_numpy(jets.truth)))
     fit_head(model.head, parts[0], parts[1], class_weights=weights, seed=seed)

@@ -60,9 +60,11 @@ def fit_head(
             for group in optimizer.param_groups:
                 group["lr"] = cosine(lr, 0.0, epoch / epochs)
             head.train()
-            for rows in torch.randperm(len(x), device=x.device).split(batch_size):
+            order = torch.randperm(len(x), device=x.device)
+            for start in range(0, len(x), batch_size):
+                rows = order[start : start + batch_size]
                 optimizer.zero_grad()
-                cross_entropy(head(x[rows]), y[rows], weight=class_weights).backward()
+                torch.autograd.backward(cross_entropy(head(x[rows]), y[rows], weight=class_weights))
                 optimizer.step()
             head.eval()
             with torch.no_grad():
@@ -71,6 +73,6 @@ def fit_head(
                 best, best_state = loss, copy.deepcopy(head.state_dict())
     head.load_state_dict(best_state)
     with torch.no_grad():
-        first.weight /= scale
-        first.bias -= first.weight @ mean
+        first.weight.div_(scale)
+        first.bias.sub_(first.weight @ mean)
     return best

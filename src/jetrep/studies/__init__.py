@@ -1,0 +1,1 @@
+"""Verbs that chain the rooms: each one page long."""

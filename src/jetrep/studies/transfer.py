@@ -1,0 +1,137 @@
+"""The verb `transfer`: pretrained on collisions, fine-tuned on simulation, judged on both, against honest baselines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from jetrep.evaluation.tagging import TaggingMetrics, combine, tagging_metrics
+from jetrep.report.files import replacing
+from jetrep.report.tables import ResultsTable
+from jetrep.studies.environment import environment
+from jetrep.studies.protocol import COLLISIONS, TARGET_LABELS, Finetuning, Pretraining, Protocol, Stores
+from jetrep.studies.transfer_figures import draw_study
+from jetrep.training.data import load_jets
+from jetrep.training.engine import EngineConfig
+
+__all__ = ["transfer"]
+
+
+def transfer(
+    *,
+    collisions: list[Path],
+    simulation: list[Path],
+    simulation_test: list[Path],
+    collisions_test: list[Path],
+    collisions_labelled: list[Path] | None = None,
+    out: Path,
+    pretraining: Pretraining = Pretraining(),
+    finetuning: Finetuning = Finetuning(),
+    n_subjets: int = 4,
+    max_particles: int = 30,
+    seeds: int = 3,
+    n_bootstrap: int = 200,
+    engine: EngineConfig = EngineConfig(),
+    title: str = "Pretrained on collisions, labels from simulation",
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Does a representation learned on unlabelled collisions help a tagger whose labels come from simulation?
+
+    For each seed: RINO is pretrained on the collisions, then taggers are trained on the labelled simulation and judged
+    on test jets of both domains. All taggers share one architecture and one protocol. Rows: supervised from scratch;
+    supervised on jets truncated alike in both domains; RINO fine-tuned with a linear and with an MLP head; a
+    logistic probe on frozen RINO and on the same encoder with random weights; boosted trees on jet mass and
+    multiplicity. Taggers are shown all particles, and both domains at the same number of subjets (scale-matched).
+
+    Every trained model and every score is kept in OUT: the same command goes on where it was stopped.
+
+    Args:
+        collisions: stores with the unlabelled jets for pretraining; labels, if any, are not used.
+        simulation: labelled stores for training taggers: qcd and one signal.
+        simulation_test: labelled stores of the same domain.
+        collisions_test: labelled stores of the collisions' domain.
+        collisions_labelled: labelled stores of the collisions' domain, apart from the test jets: the frozen probes are
+            also trained on them, which measures the representation without the shift of the labels.
+        out: folder for models, scores, results.json, table and figures.
+        pretraining: architecture and objective.
+        finetuning: training of the taggers.
+        n_subjets: number of subjets of the scale-matched view.
+        max_particles: leading particles kept in the truncation-matched view.
+        seeds: number of repetitions of everything, pretraining included.
+        n_bootstrap: number of resamples of the test jets.
+        engine: hardware, precision and logs.
+        title: title of the table.
+        overwrite: start anew even if OUT holds another study.
+        quiet: show no progress.
+
+    Returns:
+        What results.json holds.
+    """
+    say = Console(stderr=True, quiet=quiet, highlight=False).print
+    stores = Stores(collisions, simulation, simulation_test, collisions_test, collisions_labelled)
+    n_collisions, n_simulation = len(load_jets(collisions)), finetuning.n_labels or len(load_jets(simulation))
+    metrics: dict[str, dict[str, list[TaggingMetrics]]] = {}
+    scores: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+    seconds: dict[str, float] = {}
+    start = time.monotonic()
+    for seed in range(seeds):
+        if overwrite:
+            shutil.rmtree(out / f"seed-{seed}", ignore_errors=True)
+        protocol = Protocol(
+            stores, pretraining, finetuning, n_subjets, max_particles, seed, out / f"seed-{seed}", engine, quiet
+        )
+        rows = [("pretraining", None), *protocol.rows()]
+        for i, (name, compute) in enumerate(rows, 1):
+            began = time.monotonic()
+            say(f"[{time.monotonic() - start:5.0f} s] seed {seed + 1} of {seeds}, {i:2d} of {len(rows)}: {name}")
+            if compute is None:
+                protocol.pretrained()
+            else:
+                for domain, score in compute().items():
+                    labels = stores.tests[COLLISIONS if domain == TARGET_LABELS else domain].truth
+                    measured = tagging_metrics(score, labels, n_bootstrap=n_bootstrap, seed=seed)
+                    metrics.setdefault(name, {}).setdefault(domain, []).append(measured)
+                    scores.setdefault(name, {}).setdefault(domain, []).append(score)
+            seconds[f"seed {seed}: {name}"] = round(time.monotonic() - began, 1)
+    notes = [
+        f"{n_collisions} unlabelled jets for pretraining, {n_simulation} labelled jets of simulation; "
+        + ", ".join(f"{len(jets)} {domain} test jets" for domain, jets in stores.tests.items())
+    ]
+    settings = {
+        "pretraining": asdict(pretraining),
+        "finetuning": asdict(finetuning),
+        "n_subjets": n_subjets,
+        "max_particles": max_particles,
+        "seeds": seeds,
+        "n_bootstrap": n_bootstrap,
+    }
+    table = ResultsTable.collect(
+        title,
+        {row: {name: combine(m).measurements() for name, m in domains.items()} for row, domains in metrics.items()},
+        notes=notes,
+        provenance={"settings": settings, "data": stores.hashes(), "environment": environment()},
+    )
+    record = table.to_json() | {
+        "per_seed": {
+            row: {name: [m.to_json() for m in seeds_] for name, seeds_ in domains.items()}
+            for row, domains in metrics.items()
+        },
+        "seconds": seconds | {"total": round(time.monotonic() - start, 1)},
+    }
+    with replacing(out / "results.json") as stream:
+        stream.write((json.dumps(record, indent=2, default=str, allow_nan=False) + "\n").encode())
+    table.save(out / "results.md")
+    draw_study(table, stores, scores, out, quiet=quiet)
+    if not quiet:
+        Console().print(table)
+        say(f"results and figures: {out}")
+    return record
