@@ -203,7 +203,7 @@ class MergeHistory:
         if n is not None:
             if n < 1:
                 raise InputError(f"cannot cut a jet into {n} subjets", field="n", remedy="give n of at least 1")
-            return np.maximum(np.diff(self.offsets) - n, 0)
+            return np.asarray(np.maximum(np.diff(self.offsets) - n, 0), np.int64)
         if d_cut is None or np.isnan(d_cut):
             raise InputError("d_cut is not a number", field="d_cut", remedy="give a distance")
         merged = np.empty(len(self), np.int64)
@@ -296,7 +296,7 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def _threads() -> int:
     """Cores that this process may use. Numba's setting counts, since job schedulers and joblib set it for us."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]  # set at run time
+    return max(1, min(cores, int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
 
 
 def _in_pieces(offsets: NDArray[np.int64], work: Callable[[tuple[int, int]], T], threads: int | None) -> list[T]:

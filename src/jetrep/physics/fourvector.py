@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "E",
     "PX",
     "PY",
     "PZ",
+    "E",
     "delta_phi",
     "eta",
     "from_ptetaphim",
@@ -36,8 +36,8 @@ __all__ = [
 
 E, PX, PY, PZ = range(4)
 
-# Smallest transverse momentum (GeV) used as a denominator: |η| stays below 81 for momenta up to 1e5 GeV in float32.
-_TINY_PT = 1e-30
+# Smallest denominator (GeV), absolute and relative to |pz|.
+_TINY = 1e-30
 
 Array = TypeVar("Array", NDArray[Any], "torch.Tensor")
 
@@ -50,55 +50,70 @@ def _namespace(x: Any) -> Any:
 
 def pt(p4: Array) -> Array:
     """Transverse momentum in GeV, shape ``(...)``."""
-    return _namespace(p4).hypot(p4[..., PX], p4[..., PY])
+    result: Array = _namespace(p4).hypot(p4[..., PX], p4[..., PY])
+    return result
 
 
 def phi(p4: Array) -> Array:
-    """Azimuth in :math:`(-\\pi, \\pi]`, shape ``(...)``."""
-    return _namespace(p4).arctan2(p4[..., PY], p4[..., PX])
+    r"""Azimuth in :math:`[-\pi, \pi]`, shape ``(...)``."""
+    result: Array = _namespace(p4).arctan2(p4[..., PY], p4[..., PX])
+    return result
 
 
 def eta(p4: Array) -> Array:
-    """Pseudorapidity :math:`\\mathrm{arsinh}(p_z/p_T)`, shape ``(...)``; large but finite along the beam."""
+    r"""Pseudorapidity :math:`\mathrm{arsinh}(p_z/p_T)`, shape ``(...)``; large but finite along the beam."""
     xp = _namespace(p4)
-    return xp.arcsinh(p4[..., PZ] / xp.clip(pt(p4), _TINY_PT, None))
+    result: Array = xp.arcsinh(p4[..., PZ] / _denominator(pt(p4), p4[..., PZ]))
+    return result
 
 
 def mass2(p4: Array) -> Array:
-    """Invariant mass squared :math:`(E-|p|)(E+|p|)` in GeV², shape ``(...)``; negative if E < \\|p\\| by rounding."""
-    xp = _namespace(p4)
-    momentum = xp.hypot(pt(p4), p4[..., PZ])
-    return (p4[..., E] - momentum) * (p4[..., E] + momentum)
+    r"""Invariant mass squared :math:`(E-|p|)(E+|p|)` in GeV², shape ``(...)``; negative if E < |p| by rounding."""
+    momentum = _namespace(p4).hypot(pt(p4), p4[..., PZ])
+    result: Array = (p4[..., E] - momentum) * (p4[..., E] + momentum)
+    return result
 
 
 def mass(p4: Array) -> Array:
     """Invariant mass in GeV, shape ``(...)``; zero where rounding makes the vector space-like."""
     xp = _namespace(p4)
-    return xp.sqrt(xp.clip(mass2(p4), 0.0, None))
+    result: Array = xp.sqrt(xp.clip(mass2(p4), 0.0, None))
+    return result
 
 
 def rapidity(p4: Array) -> Array:
-    """Rapidity :math:`\\mathrm{sign}(p_z)\\,\\ln\\frac{E+|p_z|}{m_T}`, shape ``(...)``.
+    r"""Rapidity :math:`\mathrm{arsinh}(p_z/m_T)`, shape ``(...)``.
 
-    Algebraically ½ ln((E+pz)/(E−pz)), without the cancellation in E − pz; negative m² counts as zero. Finite along
-    the beam, where it is as large as the floor of 1e-30 GeV on m_T allows.
+    Algebraically ½ ln((E+pz)/(E−pz)), without the cancellation in E − pz, and exact for small rapidities too;
+    negative m² counts as zero. Finite along the beam, where it is as large as the floor on m_T allows.
     """
     xp = _namespace(p4)
-    pz = p4[..., PZ]
-    m_t = xp.clip(xp.hypot(pt(p4), mass(p4)), _TINY_PT, None)
-    # A space-like vector counts as massless, so that the logarithm is never negative.
-    energy = xp.maximum(p4[..., E], xp.hypot(pt(p4), pz))
-    return xp.sign(pz) * xp.log(xp.clip(energy + xp.abs(pz), _TINY_PT, None) / m_t)
+    m_t = xp.hypot(pt(p4), mass(p4))
+    result: Array = xp.arcsinh(p4[..., PZ] / _denominator(m_t, p4[..., PZ]))
+    return result
+
+
+def _denominator(transverse: Array, pz: Array) -> Array:
+    """``transverse``, or what keeps |pz| / transverse at 1e30 or less: (pseudo)rapidities stay within ±69.8."""
+    xp = _namespace(pz)
+    result: Array = xp.maximum(xp.clip(transverse, _TINY, None), xp.abs(pz) * _TINY)
+    return result
 
 
 def delta_phi(a: Array, b: Array) -> Array:
-    """Signed azimuthal difference ``a - b``, wrapped into :math:`[-\\pi, \\pi)`."""
-    return (a - b + np.pi) % (2 * np.pi) - np.pi
+    r"""Signed azimuthal difference ``a - b``, wrapped into :math:`[-\pi, \pi]`.
+
+    Whole turns are taken away, so that small differences keep all their digits in single precision.
+    """
+    difference = a - b
+    result: Array = difference - 2 * np.pi * _namespace(difference).round(difference / (2 * np.pi))
+    return result
 
 
 def from_ptetaphim(pt: Array, eta: Array, phi: Array, mass: Array) -> Array:
-    """Four-vectors ``(..., 4)`` from transverse momentum, pseudorapidity, azimuth and mass (GeV), all of shape ``(...)``."""
+    """Four-vectors ``(..., 4)`` from transverse momentum, pseudorapidity, azimuth and mass (GeV), each ``(...)``."""
     xp = _namespace(pt)
     px, py, pz = pt * xp.cos(phi), pt * xp.sin(phi), pt * xp.sinh(eta)
     energy = xp.sqrt((pt * xp.cosh(eta)) ** 2 + mass**2)
-    return xp.stack([energy, px, py, pz], -1)
+    result: Array = xp.stack([energy, px, py, pz], -1)
+    return result
