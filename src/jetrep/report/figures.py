@@ -288,14 +288,14 @@ def results(table: ResultsTable, metrics: Sequence[str] | None = None) -> Figure
     figure = new_figure(2.6 + 3.6 * len(names), 1.7 + 0.52 * len(table.methods))
     axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for ax, metric in zip(axes, names, strict=True):
-        if metric.startswith("rejection"):
-            _log_axis(ax)
         for row in range(0, len(table.methods), 2):
             ax.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", linewidth=0, zorder=0)
         for d, domain in enumerate(table.domains):
             shift = 0.0 if len(table.domains) == 1 else 0.44 * (d / (len(table.domains) - 1) - 0.5)
             for row, method in enumerate(table.methods):
                 _point(ax, table, (method, domain, metric), row + shift, d)
+        if metric.startswith("rejection"):
+            _log_axis(ax, room=any(m.limit for (_, _, name), m in table.cells.items() if name == metric))
         ax.set_xlabel(_LABELS.get(metric, METRIC_NAMES.get(metric, metric)))
         ax.tick_params(axis="y", which="both", left=False, right=False)
         ax.tick_params(axis="y", which="minor", length=0)
@@ -328,16 +328,26 @@ def _point(ax: Axes, table: ResultsTable, cell: tuple[str, str, str], y: float, 
             arrowprops={"arrowstyle": "<-", "color": ink, "linewidth": 1.4},
         )
         return
+    # A rejection is at least 1; an interval that is open upwards ends three errors away.
+    floor = 1.0 if cell[2].startswith("rejection") else -np.inf
     high = m.high if np.isfinite(m.high) else m.value + 3 * m.error
-    ax.hlines(y, m.low, high, color=ink, linewidth=_THIN, zorder=2)
+    ax.hlines(y, max(m.low, floor), high, color=ink, linewidth=_THIN, zorder=2)
     if m.seed_error:
-        ax.hlines(y, m.value - m.seed_error, m.value + m.seed_error, color=ink, linewidth=_THICK, alpha=0.6, zorder=2)
+        low = max(m.value - m.seed_error, floor)
+        ax.hlines(y, low, m.value + m.seed_error, color=ink, linewidth=_THICK, alpha=0.6, zorder=2)
 
 
-def _log_axis(ax: Axes) -> None:
+def _log_axis(ax: Axes, room: bool) -> None:
+    """Logarithmic with plain numbers at its ticks, and, if asked for, with room for arrows on the right."""
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    low, high = ax.get_xlim()
+    if room:
+        high *= (high / low) ** 0.12
+        ax.set_xlim(low, high)
+    # 20 and 50 only where there is room for their labels.
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 60 * low else (1.0,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.12g}"))
+    ax.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
