@@ -15,7 +15,7 @@ from rich.text import Text
 
 from jetrep.report import binning
 
-__all__ = ["TerminalHistogram", "key_values"]
+__all__ = ["TerminalHistogram", "class_rows", "key_values"]
 
 # Names, not RGB: the user's terminal theme makes them readable on its own background.
 _COLOURS = ("cyan", "yellow", "red", "green", "magenta", "blue")
@@ -30,6 +30,17 @@ def key_values(title: str, rows: Mapping[str, str]) -> Table:
     for name, value in rows.items():
         table.add_row(Text(name), Text(value))
     return table
+
+
+def class_rows(counts: Mapping[str, int], most: int = 12) -> dict[str, str]:
+    """Rows for `key_values`: jets of each class, of the largest ``most`` classes if there are more."""
+    total = max(1, sum(counts.values()))
+    shown = counts if len(counts) <= most else dict(sorted(counts.items(), key=lambda item: -item[1])[:most])
+    rows = {f"class {name}": f"{n:,} jets ({n / total:.1%})" for name, n in shown.items()}
+    if len(shown) < len(counts):
+        others = sum(counts.values()) - sum(shown.values())
+        rows[f"{len(counts) - len(shown)} more classes"] = f"{others:,} jets ({others / total:.1%})"
+    return rows
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def _statistics(values: NDArray[Any]) -> str:
     if values.size == 0:
         return "no jets"
     low, median, high = np.percentile(values, [5, 50, 95])
-    return f"median {median:.4g}, 90 % in {low:.4g} – {high:.4g}"
+    return f"median {median:.4g}, 90 % in {low:.4g} to {high:.4g}"
 
 
 def _bars(counts: NDArray[np.int64], height: int, characters: str) -> Iterator[str]:
@@ -92,7 +103,7 @@ def _axis(bins: NDArray[np.float64], label: int, ascii_only: bool) -> Iterator[T
     n = len(bins) - 1
     line, numbers = ["-" if ascii_only else "─"] * n, [" "] * (n + 12)
     free = 0
-    for tick in binning.ticks(bins[0], bins[-1], max(2, n // 9)):
+    for tick in binning.ticks(bins[0], bins[-1], max(3, n // 7)):
         column = min(n - 1, int((tick - bins[0]) / (bins[-1] - bins[0]) * n))
         text = f"{tick:.6g}"
         start = max(0, column - len(text) // 2)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from jetrep.errors import InputError
 from jetrep.physics.clustering import Algorithm
 from jetrep.progress import progress
-from jetrep.report.terminal import key_values
+from jetrep.report.terminal import class_rows, key_values
 from jetrep.sources.chunks import Source
 from jetrep.store.interrupt import orderly_termination
 from jetrep.store.manifest import file_hash
@@ -176,8 +176,7 @@ def _summary(store: Store, read: int, seconds: float) -> Any:
     rows = {"read": f"{read:,} jets", "kept": f"{len(store):,} jets, {manifest.constituents:,} constituents"}
     for reason, n in Counter(manifest.dropped).most_common():
         rows[f"dropped: {reason}"] = f"{n:,} jets"
-    for name, n in manifest.label_counts.items():
-        rows[f"class {name}"] = f"{n:,} jets"
+    rows |= class_rows(manifest.label_counts)
     rows["clustering"] = f"{manifest.algorithm}, R = {manifest.R:g}"
     rows["time"] = f"{seconds:.1f} s ({read / max(seconds, 1e-9):,.0f} jets/s)"
     rows["content hash"] = manifest.content_hash

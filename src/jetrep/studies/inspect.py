@@ -16,12 +16,13 @@ from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.physics import observables
 from jetrep.progress import progress
-from jetrep.report.terminal import TerminalHistogram, key_values
+from jetrep.report.terminal import TerminalHistogram, class_rows, key_values
 from jetrep.store.manifest import SCHEMA, Manifest
 from jetrep.store.reader import Store
 
 __all__ = ["inspect"]
 
+_MOST_FILES, _MOST_CLASSES = 12, 8
 _QUANTITIES = {
     "pt": (observables.pt, "Jet pT [GeV]", r"Jet $p_\mathrm{T}$ [GeV]"),
     "mass": (observables.mass, "Jet mass [GeV]", "Jet mass [GeV]"),
@@ -37,7 +38,8 @@ def inspect(store: Path, *, out: Path | None = None, max_jets: int = 100_000) ->
     Args:
         store: folder of the store.
         out: also draw the distributions into this file (.png, .pdf or .svg).
-        max_jets: draw about this many jets, evenly spread over the store.
+        max_jets: draw about this many jets, evenly spread over the store. Of more than eight classes the seven
+            largest are drawn, and the others together.
 
     Returns:
         the manifest under "manifest"; under "observables" the arrays "pt" and "mass" (GeV), "multiplicity", and, if the
@@ -53,7 +55,7 @@ def inspect(store: Path, *, out: Path | None = None, max_jets: int = 100_000) ->
     console = Console()
     console.print(key_values(str(store), _facts(opened.manifest)))
     samples = {name: dict(_by_class(values[name], values.get("label"), opened.classes)) for name in _QUANTITIES}
-    few = len(opened.classes) <= 4
+    few = len(samples["pt"]) <= 4
     for name, (_, title, _) in _QUANTITIES.items():
         console.print(TerminalHistogram(title, samples[name], height=3 if few else 1))
         console.print()
@@ -91,12 +93,17 @@ def _thinned(store: Store, every: int) -> Iterator[Jets]:
 def _by_class(
     values: NDArray[Any], labels: NDArray[Any] | None, classes: tuple[str, ...]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Values by class; small classes together, if there are many."""
     if labels is None:
         yield "all jets", values
         return
-    for label, name in enumerate(classes):
-        if (chosen := labels == label).any():
-            yield name, values[chosen]
+    counts = np.bincount(labels, minlength=len(classes))
+    largest = np.argsort(-counts, kind="stable")[: _MOST_CLASSES - 1 if len(classes) > _MOST_CLASSES else None]
+    for label in np.sort(largest).tolist():
+        if counts[label]:
+            yield classes[label], values[labels == label]
+    if not (together := np.isin(labels, largest)).all():
+        yield "others", values[~together]
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:
@@ -106,8 +113,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     facts = {
         "jets": f"{manifest.jets:,}, with {manifest.constituents:,} constituents ({mean:.1f} per jet)",
     }
-    for name, n in manifest.label_counts.items():
-        facts[f"class {name}"] = f"{n:,} ({n / max(1, manifest.jets):.1%})"
+    facts |= class_rows(manifest.label_counts)
     if not manifest.classes:
         facts["classes"] = "none, the jets are unlabelled"
     for reason, n in manifest.dropped.items():
@@ -138,9 +144,6 @@ def _provenance(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, ", ".join(f"{key} {item}" for key, item in value.items() if item not in (None, False))
     else:
         yield name, str(value)
-
-
-_MOST_FILES = 12
 
 
 def _draw(store: Store, samples: dict[str, dict[str, NDArray[Any]]], out: Path) -> None:
