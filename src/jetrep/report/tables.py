@@ -148,7 +148,7 @@ class ResultsTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """``rich.print(table)`` takes the wide layout where it fits."""
         wide = self.to_rich()
-        fits = console.measure(wide, options=options.update(width=10_000)).minimum <= options.max_width
+        fits = console.measure(wide, options=options.update(width=10_000)).maximum <= options.max_width
         yield wide if fits else self.to_rich(layout="long")
 
     def to_markdown(self, errors: Errors = "total") -> str:
