@@ -221,7 +221,7 @@ def norm_linear(x: Tensor, w: Tensor, b: Tensor, *, eps: float, center: bool, dt
 
 
 def residual_linear(x: Tensor, a: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """x + a wᵀ + b, with the product in the type of ``a``."""
+    """Returns x + a wᵀ + b, with the product in the type of ``a``."""
     with torch.autocast("cpu", enabled=False):
         return _apply(_ResidualLinear, x, a, w, b)
 
@@ -238,7 +238,7 @@ def feed_forward(
     gated: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """x + act(norm(x) w1ᵀ + b1) w2ᵀ + b2, where act is SwiGLU (first half the gate) if ``gated``, else GELU."""
+    """Returns x + act(norm(x) w1ᵀ + b1) w2ᵀ + b2; act is SwiGLU (first half the gate) if ``gated``, else GELU."""
     with torch.autocast("cpu", enabled=False):
         return _apply(_FeedForward, x, w1, b1, w2, b2, eps, center, gated, dtype, torch.is_grad_enabled())
 

@@ -26,7 +26,9 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 class Block(nn.Module):
-    r"""Pre-norm transformer block: :math:`x \leftarrow x + \gamma_1 A(N(x))`, then :math:`x \leftarrow x + \gamma_2 M(N(x))`.
+    r"""Pre-norm transformer block.
+
+    :math:`x \leftarrow x + \gamma_1 A(N(x))`, then :math:`x \leftarrow x + \gamma_2 M(N(x))`.
 
     On a CPU it runs through `jetrep.encoders.cpu`, elsewhere (and with dropout) through stock operations; both give the
     same result.
@@ -97,7 +99,7 @@ class Block(nn.Module):
 
     def _folded(self, norm: nn.RMSNorm | nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
         """Weight and bias of ``linear`` after the affine part of ``norm``."""
-        bias = linear.bias
+        bias: Tensor = linear.bias
         if isinstance(norm, nn.LayerNorm):
             bias = bias + linear.weight @ norm.bias
         return linear.weight * norm.weight, bias
@@ -126,9 +128,10 @@ class Block(nn.Module):
 class PolarEmbedding(nn.Module):
     r"""A learned vector for each cell of a polar grid around the jet axis.
 
-    Radial bins are logarithmic, :math:`i_r = \mathrm{round}\left((n-1)\,\frac{\ln(1 + r/s)}{\ln(1 + R/s)}\right)`, clamped to
-    the last; angular bins are cyclic, :math:`i_\varphi = \mathrm{round}\left(n\,\frac{\varphi + \pi}{2\pi}\right) \bmod n`, so that
-    −π and π are the same cell.
+    Radial bins are logarithmic, :math:`i_r = \mathrm{round}\left((n-1)\,\frac{\ln(1 + r/s)}{\ln(1 + R/s)}\right)`,
+    clamped to the last; angular bins are cyclic,
+    :math:`i_\varphi = \mathrm{round}\left(n\,\frac{\varphi + \pi}{2\pi}\right) \bmod n`, so that −π and π are the
+    same cell.
 
     Args:
         width: features of a token.

@@ -132,7 +132,7 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int) -> Packing:
     position = torch.cat([prefix.flatten(), row[real]])
     source = torch.empty_like(position)
     source[position] = torch.arange(len(position), device=device)
-    particles = torch.where(flat, row, 0).split([mask.numel() for mask in masks])
+    particles = torch.split(torch.where(flat, row, 0), [mask.numel() for mask in masks])
 
     ascending: list[int] = lengths.tolist()
     groups, first_row = [], 0

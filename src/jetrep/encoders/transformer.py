@@ -191,7 +191,9 @@ class JetTransformer(nn.Module):
         x = self.norm(x)
         return [
             Encoded(x, rows[:, 0], particles, view.mask)
-            for rows, particles, view in zip(packing.prefix.split(batches), packing.particles, views, strict=True)
+            for rows, particles, view in zip(
+                torch.split(packing.prefix, batches), packing.particles, views, strict=True
+            )
         ]
 
     def _embed(self, views: Sequence[ModelInput], real: Tensor) -> Tensor:
@@ -212,9 +214,11 @@ class JetTransformer(nn.Module):
             prefix.append(self.prefix.expand(sequences, -1, -1))
         return torch.cat([torch.cat(prefix, 1).flatten(0, 1), particles])
 
-    def layers(self) -> list[list[nn.Parameter]]:
-        """All parameters by depth: stem, block 1 … block n with the final norm, for layer-wise learning rates."""
-        blocks = [list(block.parameters()) for block in self.blocks]
-        blocks[-1] += list(self.norm.parameters())
-        inner = {id(p) for layer in blocks for p in layer}
-        return [[p for p in self.parameters() if id(p) not in inner], *blocks]
+    def layers(self) -> list[list[tuple[str, nn.Parameter]]]:
+        """All named parameters by depth: stem, block 1, …, block n with the final norm."""
+        layers: list[list[tuple[str, nn.Parameter]]] = [[] for _ in range(self.config.depth + 1)]
+        for path, parameter in self.named_parameters():
+            root, _, rest = path.partition(".")
+            depth = int(rest.partition(".")[0]) + 1 if root == "blocks" else self.config.depth if root == "norm" else 0
+            layers[depth].append((path, parameter))
+        return layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from jetrep.encoders.transformer import JetTransformer
 from jetrep.features import Features
 from jetrep.jets import JetBatch
 
-__all__ = ["Objective", "StepOutput"]
+__all__ = ["Objective", "StepOutput", "layerwise_groups"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,43 @@ class Objective(nn.Module, ABC):
         """
 
     @abstractmethod
-    def parameter_groups(self, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-        """Parameters for the optimiser, with a learning rate that falls by ``layer_decay`` per layer towards the stem."""
+    def parameter_groups(
+        self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
+    ) -> list[dict[str, Any]]:
+        """Groups for the optimiser, each with ``params``, ``lr``, ``weight_decay`` and ``name``.
+
+        Args:
+            lr: learning rate of the heads.
+            weight_decay: of the weights.
+            layer_decay: factor from each layer to the one below it, down to the stem.
+            decay_all: False exempts vectors (biases, norms, LayerScale) and learned tokens from weight decay.
+        """
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What is trained, by part: gradients are clipped part by part."""
+        return {"model": [parameter for parameter in self.parameters() if parameter.requires_grad]}
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Called after the optimiser has moved, with the number of steps taken so far."""
+        """Called after the optimiser's step number ``step`` (from 0)."""
         return
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         """Sentences that tell a human what has gone wrong, judged by the logged metrics."""
         return []
+
+
+def layerwise_groups(
+    layers: Sequence[tuple[str, Iterable[tuple[str, nn.Parameter]], float]], weight_decay: float, decay_all: bool
+) -> list[dict[str, Any]]:
+    """Optimiser groups from (name, named parameters, learning rate) of each layer; see `Objective.parameter_groups`."""
+    groups: list[dict[str, Any]] = []
+    for name, parameters, lr in layers:
+        decayed: list[nn.Parameter] = []
+        exempt: list[nn.Parameter] = []
+        for path, parameter in parameters:
+            is_weight = parameter.ndim > 1 and path.rpartition(".")[2] != "prefix"
+            (decayed if decay_all or is_weight else exempt).append(parameter)
+        for suffix, members, decay in (("", decayed, weight_decay), (", no decay", exempt, 0.0)):
+            if members:
+                groups.append({"params": members, "lr": lr, "weight_decay": decay, "name": name + suffix})
+    return groups
