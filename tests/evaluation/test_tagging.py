@@ -131,6 +131,16 @@ def test_constant_scores_pass_or_fail_together():
     assert (metrics.auc.value, metrics.rejection_30.value, metrics.accuracy.value) == (0.5, 1.0, 0.5)
 
 
+def test_resamples_treat_ties_as_the_value_does():
+    """A score of three levels: the resamples must scatter about the value, not about one with ties won or lost."""
+    rng = np.random.default_rng(11)
+    labels = rng.integers(0, 2, 4000)
+    metrics = tagging_metrics(np.clip(rng.integers(0, 3, 4000) + labels, 0, 2) / 2, labels, n_bootstrap=400)
+    for measurement in metrics.measurements().values():
+        centre = (measurement.low + measurement.high) / 2
+        assert abs(centre - measurement.value) < 0.4 * (measurement.error + 1e-12)
+
+
 def hanley_mcneil(auc, n_signal, n_background):
     """Standard error of the AUC for the exponential model, Hanley and McNeil 1982."""
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
