@@ -172,6 +172,15 @@ def test_d_cut_means_what_it_means_in_fastjet(algorithm: str, seed: int, quantil
         np.testing.assert_allclose(subjets, expected, rtol=1e-11, atol=1e-9)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_d_cut_keeps_the_merges_up_to_and_including_it(algorithm: str) -> None:
+    p4, offsets = make_jets(31, [40])
+    history = cluster(p4, offsets, algorithm=algorithm)
+    running_maximum = np.maximum.accumulate(history.d_ij[:-1])
+    for d_cut in [0.0, *history.d_ij[:-1].tolist(), np.inf]:
+        assert history.n_subjets(d_cut)[0] == 40 - np.count_nonzero(running_maximum <= d_cut)
+
+
 def load_top(folder: Path, n_jets: int) -> tuple[np.ndarray, np.ndarray]:
     with np.load(folder / "toptagging" / "top_train_00.npz") as file:
         counts = file["n"][:n_jets].astype(np.int64)
