@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jetrep.errors import InputError
@@ -192,6 +192,21 @@ def test_few_background_jets_leave_the_interval_open():
     assert metrics.rejection_50.high == math.inf
     assert 20 < metrics.rejection_50.low < 100
     assert 50 < metrics.rejection_50.error < 200
+
+
+@settings(max_examples=60, deadline=None)
+@given(tied_jets, st.integers(0, 999))
+@example([(0.0, 0)] * 2 + [(0.125, 0)] * 4 + [(0.125, 1)], 0)  # no resample of the reversed scores keeps background
+def test_intervals_hold_the_value_however_few_the_jets(jets, seed):
+    scores, labels = (np.array(column) for column in zip(*jets, strict=True))
+    for direction in (1, -1):
+        truth = labels if direction == 1 else 1 - labels
+        metrics = tagging_metrics(direction * scores, truth, n_bootstrap=2, seed=seed)
+        for measurement in metrics.measurements().values():
+            assert 0 <= measurement.low <= measurement.value <= measurement.high
+            assert np.isfinite(measurement.error) != measurement.limit
+        for rejection in (metrics.rejection_30, metrics.rejection_50):
+            assert rejection.low >= 1.0 - 1e-12
 
 
 def test_class_probabilities_become_one_against_background():

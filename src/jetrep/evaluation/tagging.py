@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from jetrep.errors import InputError
@@ -105,8 +106,9 @@ def tagging_metrics(
     """Accuracy, AUC and background rejection, with errors from a stratified bootstrap.
 
     Signal and background jets are drawn anew with replacement, each class keeping its number. ``low`` and ``high`` are
-    the central 68.27 % of the resamples. The error of a rejection is the relative error of ε_B over the resamples times
-    the value, which stays finite when a resample has no background jet left.
+    the central 68.27 % of the resamples, widened to the value where it lies outside. The error of a rejection is the
+    relative error of ε_B over the resamples times the value, which stays finite when a resample has no background jet
+    left; if almost none has one, the error is Poisson's and ``low`` the exact binomial bound.
 
     If no background jet passes, the rejection is a lower limit (``limit=True``) at 95 % confidence: the ε_B for
     which seeing none of n_B jets has probability 5 %, 1/ε_B = 1/(1 − 0.05^(1/n_B)) ≈ n_B/3.0.
@@ -339,7 +341,7 @@ def _evaluate(counts: _Counts, threshold: float) -> tuple[float, ...]:
 def _measurement(value: float, resampled: NDArray[np.float64], n: int) -> Measurement:
     low, high = np.percentile(resampled, _INTERVAL)
     error = float(resampled.std(ddof=1))
-    return Measurement(value, error, float(low), float(high), n, sampling_error=error)
+    return Measurement(value, error, min(value, float(low)), max(value, float(high)), n, sampling_error=error)
 
 
 def _rejection(passing: int, n_background: int, resampled: NDArray[np.float64]) -> Measurement:
@@ -350,5 +352,10 @@ def _rejection(passing: int, n_background: int, resampled: NDArray[np.float64]) 
     value = n_background / passing
     fewest, most = (float(edge) for edge in np.percentile(resampled, _INTERVAL))
     error = value * float(resampled.std(ddof=1)) / passing
-    high = n_background / fewest if fewest > 0 else math.inf
-    return Measurement(value, error, n_background / most, high, passing, sampling_error=error)
+    if most == 0:
+        # Next to no resample keeps a background jet, so they say nothing: Poisson error, exact binomial bound.
+        error = value / math.sqrt(passing)
+        bound = beta.ppf(_INTERVAL[1] / 100, passing + 1, n_background - passing) if passing < n_background else 1.0
+        most = n_background * float(bound)
+    low, high = n_background / most, n_background / fewest if fewest > 0 else math.inf
+    return Measurement(value, error, min(value, low), max(value, high), passing, sampling_error=error)
