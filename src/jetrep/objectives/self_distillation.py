@@ -218,6 +218,12 @@ class SelfDistillation(Objective):
         loss = torch.stack(terms).sum()
         return StepOutput(loss, {"loss": loss.detach(), **metrics})
 
+    def draw_scales(self, generator: torch.Generator) -> tuple[int, ...]:
+        """The student's own scales for one batch: ``n_student_scales`` of its pool, without those of the teacher."""
+        pool = [scale for scale in self.config.student_scales if scale not in self.config.teacher_scales]
+        drawn = torch.randperm(len(pool), generator=generator, device=generator.device).tolist()
+        return tuple(pool[i] for i in sorted(drawn[: self.config.n_student_scales]))
+
     def _views(self, batch: JetBatch, generator: torch.Generator) -> _Views:
         c = self.config
         scales: tuple[int, ...] = ()
@@ -225,9 +231,7 @@ class SelfDistillation(Objective):
             scales = c.teacher_scales
         n_teacher = len(scales)
         if c.dino_weight:
-            pool = [scale for scale in c.student_scales if scale not in c.teacher_scales]
-            drawn = torch.randperm(len(pool), generator=generator, device=generator.device).tolist()
-            scales += tuple(pool[i] for i in sorted(drawn[: c.n_student_scales]))
+            scales += self.draw_scales(generator)
         inputs = tuple(self.features(subjets(batch, scale)) for scale in scales)
         particles = hidden = None
         if c.ibot_weight:
