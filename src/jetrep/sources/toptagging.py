@@ -6,14 +6,17 @@ arXiv:1902.09914. Pythia 8 at 14 TeV, Delphes (ATLAS card), anti-kT jets with R 
 
 from __future__ import annotations
 
+import io
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
+import hdf5plugin  # noqa: F401 - registers Blosc, with which the official files are compressed
 import numpy as np
-import tables
 from numpy.typing import NDArray
 
 from jetrep.errors import InputError
@@ -94,7 +97,7 @@ def _length(file: Path) -> int:
             return archive.column("n").rows
     with _table(file) as table:
         _columns(table, file)
-        return int(table.nrows)
+        return len(table)
 
 
 def _read(file: Path) -> Iterator[Rows]:
@@ -124,8 +127,8 @@ def _read_hdf5(file: Path) -> Iterator[Rows]:
         columns = _columns(table, file)
         width = sum(name.startswith("E_") for name in columns)
         names = [f"{part}_{i}" for i in range(width) for part in _PARTS]
-        for start in range(0, int(table.nrows), CHUNK):
-            rows = table.read(start, min(start + CHUNK, int(table.nrows)))
+        for start in range(0, len(table), CHUNK):
+            rows = table[start : start + CHUNK]
             p4 = _values(rows, names, columns).reshape(-1, 4)
             counts = np.full(len(rows), width, np.int64)
             label, ttv = (_values(rows, [name], columns)[:, 0] for name in ("is_signal_new", "ttv"))
@@ -136,11 +139,9 @@ def _read_hdf5(file: Path) -> Iterator[Rows]:
 def _table(file: Path) -> Iterator[Any]:
     """The table that pandas wrote under the key ``table``."""
     try:
-        with tables.open_file(str(file), "r") as hdf5:
-            yield hdf5.get_node("/table/table")
-    except (tables.NoSuchNodeError, tables.NodeError) as problem:
-        raise InputError("has no table under the key 'table'", file=file, field="table", remedy=_OFFICIAL) from problem
-    except (tables.HDF5ExtError, OSError, EOFError) as problem:
+        with h5py.File(file, "r") as hdf5:
+            yield hdf5.get("table/table")
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError) as problem:
         raise InputError(
             "is truncated, damaged, or no HDF5 file", file=file, remedy="download it again and compare its checksum"
         ) from problem
@@ -148,24 +149,41 @@ def _table(file: Path) -> Iterator[Any]:
 
 def _columns(table: Any, file: Path) -> dict[str, tuple[str, int | None]]:
     """Where each column stands: the field of the table, and the place within it if pandas put several into one."""
-    if not isinstance(table, tables.Table):
-        raise InputError("is not in pandas' table format", file=file, field="table", remedy=_OFFICIAL)
+    if not isinstance(table, h5py.Dataset) or table.ndim != 1 or table.dtype.names is None:
+        raise InputError("has no pandas table under the key 'table'", file=file, field="table", remedy=_OFFICIAL)
     columns: dict[str, tuple[str, int | None]] = {}
-    for field in table.colnames:
-        kind = getattr(table.attrs, f"{field}_kind", None)
-        if table.coldescrs[field].shape == ():
+    for field in table.dtype.names:
+        if table.dtype[field].shape == ():
             columns[field] = (field, None)
-        elif isinstance(kind, list):
-            texts = [name.decode() if isinstance(name, bytes) else str(name) for name in kind]
-            columns |= {name: (field, place) for place, name in enumerate(texts)}
+        elif len(table.dtype[field].shape) == 1:
+            names = _unpickled_names(table.attrs.get(f"{field}_kind"))
+            columns |= {name: (field, place) for place, name in enumerate(names[: table.dtype[field].shape[0]])}
     width = max(1, sum(name.startswith("E_") for name in columns))
     wanted = [f"{part}_{i}" for i in range(width) for part in _PARTS] + ["is_signal_new", "ttv"]
     for name in wanted:
         if name not in columns:
             raise InputError("the column is missing", file=file, field=name, remedy=_OFFICIAL)
-        if table.coldescrs[columns[name][0]].dtype.base.kind not in "iufb":
+        if table.dtype[columns[name][0]].base.kind not in "iufb":
             raise InputError("the column holds no numbers", file=file, field=name, remedy=_OFFICIAL)
     return columns
+
+
+class _NamesOnly(pickle.Unpickler):
+    """pandas pickles the names of the columns; a pickle from elsewhere may hold names, and never run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _unpickled_names(attribute: Any) -> list[str]:
+    """The column names in an attribute of the table; empty if there are none."""
+    if not isinstance(attribute, bytes):
+        return []
+    try:
+        names = _NamesOnly(io.BytesIO(attribute), encoding="latin1").load()
+    except Exception:  # a damaged pickle can raise anything
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _values(rows: NDArray[Any], names: Sequence[str], columns: dict[str, tuple[str, int | None]]) -> NDArray[Any]:
