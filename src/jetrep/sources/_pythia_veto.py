@@ -41,11 +41,12 @@ class _Momentum(NamedTuple):
 class EarlyVeto(pythia8mc.UserHooks):  # type: ignore[misc]
     """Stops an event in the middle of its shower if its hardest partons cannot become a jet of the window.
 
-    Most of the time of an event goes into soft radiation and multi-parton interactions, which hardly move a jet's pT, and
-    most events of a steeply falling spectrum miss the window. Where the jet must contain the decay of a resonance, its
-    quarks are known before they radiate, and an event in which they fly apart is stopped as well.
+    Most of the time of an event goes into soft radiation and multi-parton interactions, which hardly move a jet's pT,
+    and most events of a steeply falling spectrum miss the window. Where the jet must contain the decay of a resonance,
+    its quarks are known before they radiate, and an event in which they fly apart is stopped as well.
 
-    What it costs: the jets whose pT changes by more than 8 % afterwards (see `benchmarks/simulation.py` for their number).
+    What it costs: jets whose pT changes by more than 8 % afterwards, about one in a hundred; `benchmarks/simulation.py`
+    measures how many.
 
     Pythia keeps no reference to a hook written in Python: keep one as long as Pythia generates.
 
