@@ -74,7 +74,7 @@ class Selection:
         reasons = self._reasons(chunk)
         keep = ~np.logical_or.reduce(list(reasons.values()))
         n = len(keep)
-        if limit is not None and keep.sum() > limit:
+        if limit is not None and keep.sum() >= limit:
             n = int(np.flatnonzero(keep)[limit - 1]) + 1
             keep[n:] = False
         if not self.drop_invalid:
