@@ -19,9 +19,9 @@ __all__ = ["Centering", "cross_entropies", "dino_loss", "ibot_loss", "koleo_loss
 def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     r"""Soft assignment of the samples of all ranks to prototypes, each prototype receiving the same total weight.
 
-    From :math:`Q = e^{z/\tau}`, alternately the prototypes are scaled to a total of 1/K and the samples to 1/M. Scaling
-    a whole prototype or sample beforehand does not change the outcome, so the largest entry of each is made one:
-    nothing over- or underflows at any temperature.
+    From :math:`Q = e^{z/\tau}`, alternately the prototypes are scaled to a total of 1/K and the samples to 1/M. The
+    scale factors are kept apart from Q, in which the largest entry of each sample and of each prototype is one: nothing
+    over- or underflows, whatever the temperature.
 
     Args:
         logits: z, (m, K) of this rank; m may differ between ranks, and may be 0.
@@ -33,14 +33,15 @@ def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """
     scaled = logits.float() / temperature
     samples, k = scaled.shape
+    of_sample, largest = scaled.new_zeros(0), scaled.new_full((k + 1,), -torch.inf)
     if samples:
-        scaled = scaled - scaled.amax(1, keepdim=True)
-        largest = all_max(scaled.amax(0))
-    else:
-        largest = all_max(scaled.new_full((k,), -torch.inf))
+        of_sample = scaled.amax(1)
+        scaled = scaled - of_sample.unsqueeze(1)
+        largest = torch.cat([scaled.amax(0), of_sample.amax().unsqueeze(0)])
+    largest = all_max(largest)
     total = all_sum(torch.tensor(float(samples), device=scaled.device))
-    q = torch.exp(scaled - largest)
-    of_sample = q.new_ones(samples)
+    q = torch.exp(scaled - largest[:-1])
+    of_sample = torch.exp(of_sample - largest[-1]).clamp(min=1e-30)
     of_prototype = q.new_ones(k)
     for _ in range(iterations):
         of_prototype = 1 / (k * all_sum(of_sample @ q))
