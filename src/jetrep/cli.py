@@ -122,7 +122,7 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
     help_of = {
         parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documentation.params
     }
-    parser = ArgumentParser(prog=f"jetrep {verb}", description=summary)
+    parser = ArgumentParser(prog=f"jetrep {verb}", usage=_usage(verb, function), description=summary)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a recipe")
     types = get_type_hints(function)
     own: set[str | int] = set()
@@ -147,6 +147,17 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
         own.add(name)
     parser.add_function_arguments(function, skip=own)
     return parser
+
+
+def _usage(verb: str, function: Callable[..., Any]) -> str:
+    """One line with what must be given; the list of options follows below it."""
+    words = [f"jetrep {verb}"]
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is parameter.empty:
+            several = " ..." if "list" in str(parameter.annotation) else ""
+            flag = "" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else f"--{name} "
+            words.append(flag + name.upper() + several)
+    return " ".join([*words, "[options]"])
 
 
 def _run(verb: str, arguments: list[str]) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from jetrep.encoders.transformer import JetTransformer
 from jetrep.errors import InputError
 from jetrep.jets import JetBatch
 from jetrep.model import JetModel
-from jetrep.objectives.base import Objective, StepOutput
+from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
 
 __all__ = ["Supervised"]
 
@@ -35,7 +35,7 @@ class Supervised(Objective):
         super().__init__()
         if model.head is None:
             raise InputError("the model has no classifier", field="head", remedy="choose a head")
-        self.model, self.features = model, model.features
+        self.model, self.features, self.head = model, model.features, model.head
         self.encoder_lr = encoder_lr
         self.register_buffer("class_weights", class_weights, persistent=False)
 
@@ -52,11 +52,18 @@ class Supervised(Objective):
         loss = cross_entropy(logits, batch.labels, weight=self.class_weights)
         return StepOutput(loss, {"accuracy": (logits.argmax(-1) == batch.labels).float().mean()})
 
-    def parameter_groups(self, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Encoder and head."""
+        return {"encoder": list(self.encoder.parameters()), "head": list(self.head.parameters())}
+
+    def parameter_groups(
+        self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
+    ) -> list[dict[str, Any]]:
         """The head at the full rate, the encoder at its fraction of it with layer-wise decay."""
-        head = self.model.head
-        assert head is not None
-        return [
-            *self.encoder.parameter_groups(lr * self.encoder_lr, weight_decay, layer_decay),
-            {"params": list(head.parameters()), "lr": lr, "weight_decay": weight_decay},
+        layers = self.encoder.layers()
+        named = [
+            (f"layer {i}", layer, lr * self.encoder_lr * layer_decay ** (len(layers) - i))
+            for i, layer in enumerate(layers)
         ]
+        head = ("head", list(self.head.named_parameters()), lr)
+        return layerwise_groups([*named, head], weight_decay, decay_all)

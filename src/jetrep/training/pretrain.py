@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from jetrep.encoders.transformer import TransformerConfig
+from jetrep.encoders.transformer import JetTransformer, TransformerConfig
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.self_distillation import SelfDistillation, SelfDistillationConfig
@@ -76,7 +76,8 @@ def pretrain(
         jets = jets.clustered()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = SelfDistillation(objective, encoder, Features(features, fit_on=jets))
+        inputs = Features(features, fit_on=jets)
+        module = SelfDistillation(inputs, JetTransformer(encoder, len(inputs.names)), objective)
     batches = ShuffledBatches(jets, batch_size, seed)
     start = time.monotonic()
     fit(
