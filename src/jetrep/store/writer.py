@@ -21,6 +21,7 @@ import numpy as np
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.physics.clustering import Algorithm, cluster
+from jetrep.physics.fourvector import PX, PY
 from jetrep.store.manifest import MANIFEST, Manifest, Shard, content_hash, file_hash
 from jetrep.store.shard import write_shard
 
@@ -125,7 +126,7 @@ class StoreWriter:
             self._labels += np.bincount(jets.labels, minlength=len(self.classes))
         # Cluster piece by piece, so that progress is steady and the memory for sorting stays small.
         if jets.history is None and len(jets):
-            jets = jets.sorted_by_pt()
+            jets = jets if _in_order(jets) else jets.sorted_by_pt()
             history = cluster(jets.p4, jets.offsets, algorithm=self.algorithm, R=self.R)
             jets = Jets(jets.p4, jets.offsets, jets.labels, jets.classes, history)
         if len(jets):
@@ -253,6 +254,14 @@ class StoreWriter:
                 file=file,
                 remedy="give a folder that can be written with --out",
             ) from problem
+
+
+def _in_order(jets: Jets) -> bool:
+    """Whether pT falls within every jet, as in most data sets: looking is ten times faster than sorting."""
+    pt2 = np.square(jets.p4[:, [PX, PY]], dtype=np.float64).sum(1)
+    rises = pt2[1:] > pt2[:-1]
+    rises[jets.offsets[1:-1] - 1] = False  # from the last of one jet to the first of the next
+    return not rises.any()
 
 
 def _sync(path: Path) -> None:
