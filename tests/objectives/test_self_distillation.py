@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from random_jets import random_jets
 
 from jetrep.encoders import HeadConfig, JetTransformer, TransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.objectives import PRESETS, SelfDistillation, SelfDistillationConfig
 from jetrep.views.rg import ALL
+from random_jets import random_jets
 
 ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=24, n_registers=1, position_bins=10)
 SMALL = replace(PRESETS["g2"], head=HeadConfig(n_prototypes=12), monitor_every=1)

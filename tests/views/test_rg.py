@@ -2,11 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_jets import random_jets
 
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.views.rg import ALL, subjets
+from random_jets import random_jets
 
 COUNTS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
@@ -56,7 +56,9 @@ def test_views_equal_those_of_the_merge_history_on_the_host():
         view = subjets(jets.batch(), n)
         for jet in range(4):
             got = sorted(view.p4[jet][view.mask[jet]].tolist())
-            torch.testing.assert_close(torch.tensor(got), torch.tensor(sorted(host[jet].tolist())), rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(
+                torch.tensor(got), torch.tensor(sorted(host[jet].tolist())), rtol=1e-4, atol=1e-3
+            )
 
 
 def test_all_is_the_batch_and_unclustered_jets_are_refused():
