@@ -1,6 +1,10 @@
 """What every test may use: the folder of real public jets, if there is one."""
 
 import os
+
+# Before torch is loaded: see jetrep.cli.main.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from pathlib import Path
 
 import pytest

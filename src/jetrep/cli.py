@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from importlib.resources import files
@@ -83,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 bad input, 2 bad usage, 130 interrupted.
     """
+    # Threads that wait must not spin: on a machine that others use too, spinning makes small models ten times slower.
+    # The OpenMP runtime reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
