@@ -17,12 +17,15 @@ A benchmark is a script in this folder::
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +34,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Timing", "alternate", "command_line", "machine", "outcome", "publish"]
+__all__ = ["Timing", "alternate", "command_line", "machine", "outcome", "publish", "silenced"]
 
 Clock = Literal["wall", "cpu"]
 
@@ -98,6 +101,24 @@ def alternate(
             wall[name].append(time.perf_counter() - start[0])
             cpu[name].append(time.process_time() - start[1])
     return {name: Timing(tuple(wall[name]), tuple(cpu[name]), clock) for name in contenders}
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps what compiled libraries print (FastJet's banner, Pythia's log) out of standard output."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    libc.fflush(None)
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        libc.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def machine() -> dict[str, Any]:

@@ -5,9 +5,17 @@ j is the *geometric* nearest neighbour of i: a nearer l would give d_il ≤ w_i 
 keeps its nearest neighbour (the lemma of Cacciari and Salam, hep-ph/0512210), and a merge costs one sweep over the
 active pseudojets plus a rescan of those few whose neighbour was consumed.
 
-All loops run over the contiguous slots 0 … m−1 (a consumed slot is refilled with the last one) and are written
-without branches so that LLVM vectorises them. The scratch memory is a record of fixed-size arrays: their distances in
-memory are compile-time constants, so that the vectoriser needs no aliasing checks, and it stays in the L1 cache.
+Written for vector units, which do most of the work here:
+
+- Active pseudojets fill the slots 0 … m−1 (a consumed slot is refilled with the last one). Loops over them have no
+  branches, and run on to a multiple of eight over padding, so that no scalar remainder is left.
+- The scratch memory is a record of arrays of fixed size. Their distances in memory are compile-time constants, so
+  the vectoriser needs no aliasing checks, and everything stays in the L1 cache.
+- A minimum and its place are found as one: the bits of a non-negative double order like an integer, and the slot
+  replaces the lowest of them (nine, for jets of up to 256 particles). Values that agree to better than 1e-13 thereby
+  count as equal, and the lowest slot is taken. Values that are stored or summed never lose a bit.
+- A vector load that overlaps a scalar written just before has to wait for it. So slots are changed before the
+  transcendental functions of a merge are computed, and results are stored after the sweep.
 """
 
 from __future__ import annotations
@@ -31,10 +39,10 @@ _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 # NaN never occurs (the input is checked) and the sign of zero does not matter: then a minimum is one instruction.
 # Nothing else is relaxed: sums are neither contracted nor reordered, and distances are the same on every processor.
 _MINIMA = {"nnan", "nsz"}
-# Loops run to the next multiple of this, over padding, so that none has a scalar remainder: 4 × 8 doubles of AVX-512.
-_STRIDE = 32
+_STRIDE = 8
 # Padding lies far from everything, finite when squared.
 _FAR_RAPIDITY = 1e150
+_LARGEST_KEY = 0x7FFFFFFFFFFFFFFF
 
 _SMALLEST_CAPACITY = 256
 _CACHE_LINE = 64
@@ -44,21 +52,9 @@ _CACHE_LINE = 64
 def _scratch_type(capacity: int) -> np.dtype[Any]:
     # Eight more than a power of two, so that the arrays do not compete for the same cache sets.
     length = capacity + 8
-    # The bits of a non-negative double, read as an integer, have the same order, and LLVM vectorises the minimum of
-    # integers only. So the two arrays of which minima are taken can be read as both.
-    floats = ("e", "px", "py", "pz", "pt2", "weight", "rapidity", "phi", "nn_dr2", "nn_d", "dr2")
+    floats = ("e", "px", "py", "pz", "pt2", "weight", "rapidity", "phi", "nn_dr2", "nn_d")
     integers = ("nn", "head", "tail", "next_particle", "join_before")
-    names = [*floats, *integers, "nn_d_bits", "dr2_bits"]
-    place = {name: 8 * length * row for row, name in enumerate((*floats, *integers))}
-    place |= {"nn_d_bits": place["nn_d"], "dr2_bits": place["dr2"]}
-    return np.dtype(
-        {
-            "names": names,
-            "formats": [(np.float64 if name in floats else np.int64, (length,)) for name in names],
-            "offsets": [place[name] for name in names],
-            "itemsize": 8 * length * (len(floats) + len(integers)),
-        }
-    )
+    return np.dtype([(name, np.float64, length) for name in floats] + [(name, np.int64, length) for name in integers])
 
 
 def scratch(largest: int) -> NDArray[Any]:
@@ -125,66 +121,79 @@ def _make_padding(s: Any, i: int) -> None:
     s.nn[i], s.nn_dr2[i], s.nn_d[i] = -2, -np.inf, np.inf
 
 
-@njit(cache=True, nogil=True, forceinline=True)
-def _smallest(bits: Any, m: int) -> int:
-    """Place of the minimum. Two passes over the cache line: each of them vectorises, one that does both does not."""
-    least = bits[0]
-    for i in range(_padded(m)):
-        least = bits[i] if bits[i] < least else least
-    place = 0
-    for i in range(_padded(m)):
-        place = i if bits[i] == least else place
-    return place
+@njit(cache=True, nogil=True, fastmath=_MINIMA, forceinline=True)
+def _key(value: float, slot: int, slots: int) -> Any:
+    """A non-negative value and its slot as one integer, in the order of the values; ``key & slots`` is the slot."""
+    return (np.float64(value).view(np.int64) & ~slots) | slot
 
 
 @njit(cache=True, nogil=True, fastmath=_MINIMA, forceinline=True)
-def _rescan(s: Any, i: int, m: int) -> None:
-    """Finds the nearest neighbour of slot i among slots 0 … m−1."""
+def _dr2(s: Any, i: int, rapidity: float, phi: float) -> Any:
+    dy = s.rapidity[i] - rapidity
+    dphi = abs(s.phi[i] - phi)
+    dphi = min(dphi, 2.0 * math.pi - dphi)
+    return dy * dy + dphi * dphi
+
+
+@njit(cache=True, nogil=True, fastmath=_MINIMA, forceinline=True)
+def _set_neighbour(s: Any, i: int, nn: int, kinematics: tuple[float, float, float], slots: int) -> Any:
+    """Makes slot nn the nearest neighbour of slot i, whose kinematics are given; returns the key of their distance."""
+    rapidity, phi, weight = kinematics
+    dr2 = _dr2(s, nn, rapidity, phi)
+    d = dr2 * min(s.weight[nn], weight)
+    s.nn[i], s.nn_dr2[i], s.nn_d[i] = nn, dr2, d
+    return _key(d, i, slots)
+
+
+@njit(cache=True, nogil=True, fastmath=_MINIMA, forceinline=True)
+def _rescan(s: Any, i: int, m: int, slots: int) -> Any:
+    """Finds the nearest neighbour of slot i among slots 0 … m−1; returns the key of their distance."""
     rapidity, phi = s.rapidity[i], s.phi[i]
+    nearest = _LARGEST_KEY
     for j in range(_padded(m)):
-        dy = s.rapidity[j] - rapidity
-        dphi = abs(s.phi[j] - phi)
-        dphi = min(dphi, 2.0 * math.pi - dphi)
-        dr2 = dy * dy + dphi * dphi
-        s.dr2[j] = np.inf if j == i else dr2
-    place = _smallest(s.dr2_bits, m)
-    nearest = s.dr2[place]
-    s.nn[i] = place
-    s.nn_dr2[i] = nearest
-    s.nn_d[i] = nearest * min(s.weight[i], s.weight[place])
+        dr2 = _dr2(s, j, rapidity, phi)
+        dr2 = np.inf if j == i else dr2
+        key = _key(dr2, j, slots)
+        nearest = key if key < nearest else nearest
+    return _set_neighbour(s, i, nearest & slots, (rapidity, phi, s.weight[i]), slots)
 
 
 @njit(cache=True, nogil=True, fastmath=_MINIMA, forceinline=True)
-def _meet(s: Any, new: int, gone: int, last: int, m: int, kinematics: tuple[float, float, float]) -> None:
-    """Puts a pseudojet into slot ``new`` and makes it and slots 0 … m−1 known to each other.
+def _meet(
+    s: Any, new: int, gone: int, last: int, m: int, kinematics: tuple[float, float, float], slots: int
+) -> tuple[int, int]:
+    """Fills slot ``new``, so far padding, with a pseudojet, and makes it and the slots 0 … m−1 known to each other.
 
-    Those whose neighbour was ``new`` (what was there before) or ``gone`` are orphans, marked by −1 unless the new
-    pseudojet is as near; ``last`` has moved to ``gone``. The kinematics are stored at the end only: a vector load
-    that overlaps a scalar just written would wait for it.
+    Slots whose neighbour was ``new`` (what was there before) or ``gone`` have lost it. Unless the new pseudojet is as
+    near, they are orphans, marked by neighbour −1. What was in ``last`` is now in ``gone``.
+
+    Returns:
+        The key of the smallest d_ij, leaving out orphans, and the number of orphans.
     """
     rapidity, phi, weight = kinematics
+    nearest = closest = _LARGEST_KEY
+    orphans = 0
     for i in range(_padded(m)):
-        dy = s.rapidity[i] - rapidity
-        dphi = abs(s.phi[i] - phi)
-        dphi = min(dphi, 2.0 * math.pi - dphi)
-        dr2 = dy * dy + dphi * dphi
-        old_dr2 = s.nn_dr2[i]
-        nn = s.nn[i]
-        # An orphan whose new neighbour is no farther than the old one was needs no search.
-        orphan = (nn == new) | (nn == gone)
+        dr2 = _dr2(s, i, rapidity, phi)
+        old_dr2, nn = s.nn_dr2[i], s.nn[i]
+        lost = (nn == new) | (nn == gone)
         nearer = dr2 <= old_dr2
+        orphan = (dr2 > old_dr2) & lost
         nn = gone if nn == last else nn
-        nn = -1 if orphan else nn
+        nn = -1 if lost else nn
+        d = dr2 * min(s.weight[i], weight) if nearer else s.nn_d[i]
+        d = np.inf if orphan else d
         s.nn[i] = new if nearer else nn
         s.nn_dr2[i] = dr2 if nearer else old_dr2
-        s.nn_d[i] = dr2 * min(s.weight[i], weight) if nearer else s.nn_d[i]
-        s.dr2[i] = np.inf if i == new else dr2
-    place = _smallest(s.dr2_bits, m)
-    nearest = s.dr2[place]
-    s.nn[new] = place
-    s.nn_dr2[new] = nearest
-    s.nn_d[new] = nearest * min(weight, s.weight[place])
+        s.nn_d[i] = d
+        key = _key(dr2, i, slots)
+        nearest = key if key < nearest else nearest
+        key = _key(d, i, slots)
+        closest = key if key < closest else closest
+        orphans += 1 if orphan else 0
+    key = _set_neighbour(s, new, nearest & slots, kinematics, slots)
     s.rapidity[new], s.phi[new], s.weight[new] = rapidity, phi, weight
+    return min(key, closest), orphans
 
 
 @njit(cache=True, nogil=True, forceinline=True)
@@ -195,9 +204,6 @@ def _load(s: Any, p4: Any, start: int, n: int, exponent: float) -> None:
         s.next_particle[i] = -1
     for i in range(n):
         s.rapidity[i], s.phi[i], s.weight[i] = _kinematics(s, i, exponent)
-        s.nn[i] = 0
-        s.nn_dr2[i] = np.inf
-        s.nn_d[i] = np.inf
     for i in range(n, _padded(n)):
         _make_padding(s, i)
 
@@ -226,14 +232,24 @@ def _merge(s: Any, i: int, j: int, k: int) -> None:
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _cluster_jet(
-    s: Any, p4: Any, start: int, n: int, exponent: float, inverse_r2: float, order: Any, join: Any, d_ij: Any
+    s: Any,
+    p4: Any,
+    start: int,
+    n: int,
+    exponent: float,
+    inverse_r2: float,
+    slots: int,
+    order: Any,
+    join: Any,
+    d_ij: Any,
 ) -> None:
     _load(s, p4, start, n, exponent)
-    for i in range(1, n):
-        _meet(s, i, i, i, i, (s.rapidity[i], s.phi[i], s.weight[i]))
+    closest = _LARGEST_KEY
+    for i in range(n):
+        closest = min(closest, _rescan(s, i, n, slots))
     for k in range(n - 1):
         m = n - k
-        i = _smallest(s.nn_d_bits, m)
+        i = closest & slots
         d = s.nn_d[i]
         j = s.nn[i]
         i, j = min(i, j), max(i, j)
@@ -241,10 +257,14 @@ def _cluster_jet(
         _merge(s, i, j, k)
         _move(s, m - 1, j)
         _make_padding(s, m - 1)
-        _meet(s, i, j, m - 1, m - 1, _kinematics(s, i, exponent))
-        for orphan in range(m - 1):
+        _make_padding(s, i)
+        closest, orphans = _meet(s, i, j, m - 1, m - 1, _kinematics(s, i, exponent), slots)
+        orphan = 0
+        while orphans > 0:
             if s.nn[orphan] < 0:
-                _rescan(s, orphan, m - 1)
+                closest = min(closest, _rescan(s, orphan, m - 1, slots))
+                orphans -= 1
+            orphan += 1
     particle = s.head[0]
     s.join_before[particle] = n - 1
     for position in range(n):
@@ -283,10 +303,15 @@ def cluster_range(
         −1, or the first jet with a component that is not a usable number; it and the jets after it are not clustered.
     """
     s = working[0]
+    # The bits that number a slot: one less than the next power of two.
+    slots = 1
+    while slots < len(s.nn):
+        slots *= 2
+    slots -= 1
     for jet in range(jets[0], jets[1]):
         start, n = offsets[jet], offsets[jet + 1] - offsets[jet]
         if not _usable(p4, start, start + n):
             return jet
         if n > 0:
-            _cluster_jet(s, p4, start, n, exponent, 1.0 / (R * R), order, join, d_ij)
+            _cluster_jet(s, p4, start, n, exponent, 1.0 / (R * R), slots, order, join, d_ij)
     return -1
