@@ -1,8 +1,8 @@
 """Jets from Pythia 8: real events, a parametric detector, FastJet's anti-kT, in as many processes as there are cores.
 
-The work is cut into chunks of a fixed number of jets. A chunk depends on the seed, the name of its process and its
-number, and on nothing else, so the same call gives the same jets with any number of workers, and asking for more jets
-only adds jets at the end.
+The work is cut into chunks of a fixed number of jets. A chunk depends on the settings, the seed, the name of its
+process and its number, and on nothing else, so the same call gives the same jets with any number of workers, and
+asking for more jets keeps all whole chunks.
 
 Every event is generated with the natural spectrum, so all jets have weight one. Jets are the (at most) two hardest of
 their event that pass the window of the preset; jets of tops, W and Z must contain the decay: the decaying particle

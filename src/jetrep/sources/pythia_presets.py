@@ -69,6 +69,8 @@ class Process:
 _HADRONIC_W = ("24:onMode = off", "24:onIfAny = 1 2 3 4 5")
 _HADRONIC_Z = ("23:onMode = off", "23:onIfAny = 1 2 3 4 5")
 
+# At high p_T the tail of the Breit–Wigner of W and Z reaches to hundreds of GeV; within about 10 widths they are what
+# the label says.
 PROCESSES: dict[str, Process] = {
     process.name: process
     for process in (
@@ -80,11 +82,17 @@ PROCESSES: dict[str, Process] = {
             resonance=6,
             prongs=3,
         ),
-        Process("w", "W W, both W → q q̄'", ("WeakDoubleBoson:ffbar2WW = on", *_HADRONIC_W), resonance=24, prongs=2),
+        Process(
+            "w",
+            "W W, both W → q q̄'",
+            ("WeakDoubleBoson:ffbar2WW = on", *_HADRONIC_W, "24:mMin = 60", "24:mMax = 100"),
+            resonance=24,
+            prongs=2,
+        ),
         Process(
             "z",
             "Z Z, both Z → q q̄ (no photon)",
-            ("WeakDoubleBoson:ffbar2gmZgmZ = on", "WeakZ0:gmZmode = 2", *_HADRONIC_Z),
+            ("WeakDoubleBoson:ffbar2gmZgmZ = on", "WeakZ0:gmZmode = 2", *_HADRONIC_Z, "23:mMin = 70", "23:mMax = 112"),
             resonance=23,
             prongs=2,
         ),
