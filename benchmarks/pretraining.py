@@ -1,14 +1,14 @@
-"""Rate of a whole pretraining step (RINO): views packed into one pass each for student and teacher, against one by one.
+"""Rate of a whole pretraining step of RINO: all views packed into one pass, against one padded forward for each view.
 
-Both contenders take the same step with the same weights' shapes, batch, losses and optimiser: forward, losses, backward,
-clipping, fused AdamW, teacher update. Ours is `jetrep.objectives.SelfDistillation`. The peer follows the published
-scheme plainly: every view is a padded forward of its own through stock attention (eleven of them for the later recipe:
-three teacher and three drawn views and the masked jet for the student, three views and the clean jet for the teacher),
-the unclustered view is as wide as the longest jet of the batch, and the iBOT heads see every token, padding included.
-Both get the views and features as they come, from the same functions.
+Both contenders take the same step on the same batch with the same weights, losses and optimiser: views, features,
+forward, losses, backward, clipping, fused AdamW, teacher update. Ours is `jetrep.objectives.SelfDistillation`. The peer
+follows the published scheme plainly: every view is a padded forward of its own through stock attention (eleven of them
+for the later recipe: three fixed and three drawn views and the masked jet for the student, three views and the clean jet
+for the teacher), the unclustered view is as wide as the longest jet of the batch, and the iBOT heads see every token,
+padding included. Views, features and losses are the same functions for both.
 
-Peer and ours each take one step in float32 and under bfloat16 autocast; the faster of each is then timed. The draws of student views
-are the same for both, and cycle through their possible values in the proportion of their probabilities.
+Each contender takes one step in float32 and one under bfloat16 autocast; the faster precision is then timed. The draws of
+student views cycle through their four equally likely values, the same for both.
 
 With JETREP_TEST_DATA set to the folder with ``toptagging/``, jets are real; otherwise they have a similar multiplicity.
 """
@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Timing, alternate, command_line, outcome, publish
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from _harness import Timing, alternate, command_line, outcome, publish
 from jetrep.encoders import SIZES, JetTransformer, ProjectionHead
 from jetrep.encoders.layers import Block
 from jetrep.features import FeatureConfig, Features, ModelInput
@@ -48,6 +48,7 @@ class Peer(SelfDistillation):
     """The same parameters and losses, one padded forward for each view."""
 
     def plain_encoder(self, encoder: JetTransformer, view: ModelInput) -> tuple[Tensor, Tensor]:
+        """CLS (batch, width) and particle tokens (batch, n, width) of one view."""
         x = encoder.stem(view.features)
         if encoder.stem_norm is not None:
             x = encoder.stem_norm(x)
@@ -68,6 +69,7 @@ class Peer(SelfDistillation):
         return x[:, 0], x[:, n_prefix:]
 
     def plain_block(self, block: Block, x: Tensor, mask: Tensor) -> Tensor:
+        """One block on padded tokens, attention through the stock function."""
         batch, length, width = x.shape
         qkv = block.qkv(block.norm1(x)).view(batch, length, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask)
@@ -83,6 +85,7 @@ class Peer(SelfDistillation):
         return x + (hidden if block.gamma2 is None else block.gamma2 * hidden)
 
     def peer_step(self, batch: JetBatch, scales: Sequence[int], generator: torch.Generator) -> Tensor:
+        """The loss of one batch."""
         c, n_teacher = self.config, len(self.config.teacher_scales)
         inputs = [self.features(subjets(batch, scale)) for scale in scales]
         student = [self.plain_encoder(self.student.encoder, view)[0] for view in inputs]
@@ -103,6 +106,7 @@ class Peer(SelfDistillation):
         return loss
 
     def peer_ibot(self, batch: JetBatch, generator: torch.Generator) -> Tensor:
+        """The iBOT loss, from heads on every token."""
         view = self.features(batch)
         hidden = random_particles(batch.mask, self.config.mask_fraction, generator)
         with torch.no_grad():

@@ -153,6 +153,30 @@ def test_packed_forward_and_gradients_equal_the_textbook(config, stock, monkeypa
 
 
 @pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("stock", [False, True], ids=["cpu", "stock operations"])
+def test_reading_few_tokens_changes_neither_them_nor_their_gradients(config, stock, monkeypatch):
+    if stock:
+        monkeypatch.setattr(Block, "forward", Block.plain)
+    encoder = built(config)
+    views = [random_view([4] * 7, 4), random_view([30, 1, 0, 12, 29, 2, 30], 33, 1), random_view([5, 6], 6, 2)]
+    hidden = views[1].mask & (torch.rand(views[1].mask.shape, generator=torch.Generator().manual_seed(0)) < 0.3)
+    chosen = [None, hidden, None]
+
+    def outcome(few: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        out = encoder(views, chosen if few else None)
+        tokens = torch.cat([*(view.cls for view in out), out[1].at(hidden)])
+        return tokens.detach(), torch.autograd.grad(tokens.sin().sum(), list(encoder.parameters()))
+
+    tokens, gradients = outcome(few=True)
+    expected, expected_gradients = outcome(few=False)
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=2e-3, atol=1e-3 * float(other.abs().max()))
+    with pytest.raises(RuntimeError, match="chosen"):
+        _ = encoder(views, chosen)[0].tokens
+
+
+@pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 def test_a_jet_depends_on_nothing_but_itself(config):
     encoder = built(config).eval()
     view = random_view([3, 17, 9, 20], 20)

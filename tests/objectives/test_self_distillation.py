@@ -8,7 +8,9 @@ from jetrep.encoders import HeadConfig, JetTransformer, TransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.objectives import PRESETS, SelfDistillation, SelfDistillationConfig
-from jetrep.views.rg import ALL
+from jetrep.objectives.losses import koleo_loss, sinkhorn
+from jetrep.views.masking import random_particles
+from jetrep.views.rg import ALL, subjets
 from random_jets import random_jets
 
 ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=24, n_registers=1, position_bins=10)
@@ -48,6 +50,50 @@ def test_teacher_is_a_copy_without_gradient_that_follows_the_student():
     assert module.encoder is module.teacher.encoder
     module.train()
     assert not module.teacher.training
+
+
+@pytest.mark.parametrize("preset", ["g2", "g1"])
+def test_step_equals_the_scheme_written_plainly(preset):
+    """Every view in a forward of its own, heads on every token; among jets that are the same at several scales."""
+    config = replace(PRESETS[preset], head=HeadConfig(n_prototypes=12))
+    module = objective(config)
+    with torch.no_grad():
+        for p in (*module.student.parameters(), *module.teacher.parameters()):
+            p.add_(0.1 * torch.randn_like(p))
+    out = module(BATCH, 0, 10, generator(4))
+    g = generator(4)
+    scales = (*config.teacher_scales, *module.draw_scales(g))
+    inputs = [module.features(subjets(BATCH, scale)) for scale in scales]
+    n_teacher = len(config.teacher_scales)
+
+    def logits(branch, n):
+        cls = [branch.encoder([view])[0].cls for view in inputs[:n]]
+        return torch.stack([branch.dino(x) for x in cls]), torch.stack(cls)
+
+    student, cls = logits(module.student, len(scales))
+    targets = sinkhorn(logits(module.teacher, n_teacher)[0].flatten(0, 1), 0.04).view(n_teacher, len(BATCH), -1)
+    pairs = [
+        -(targets[t] * torch.log_softmax(student[s] / 0.1, -1)).sum(-1).mean()
+        for t in range(n_teacher)
+        for s in range(len(scales))
+        if s != t
+    ]
+    assert len(pairs) == n_teacher * (len(scales) - 1)
+    loss = torch.stack(pairs).mean() + config.koleo_weight * koleo_loss(cls[:n_teacher])
+    if config.ibot_weight:
+        view = module.features(BATCH)
+        hidden = random_particles(BATCH.mask, 0.25, g)
+        seen = module.teacher.ibot(module.teacher.encoder([view])[0].tokens)[hidden]
+        predicted = module.student.ibot(module.student.encoder([view.with_masked(hidden)])[0].tokens)[hidden]
+        each = -(sinkhorn(seen, 0.04) * torch.log_softmax(predicted / 0.1, -1)).sum(-1)
+        jets = hidden.nonzero()[:, 0]
+        loss = loss + sum(each[jets == b].mean() for b in range(len(BATCH)) if (jets == b).any()) / len(BATCH)
+
+    torch.testing.assert_close(out.loss, loss, rtol=1e-4, atol=1e-5)
+    parameters = list(module.student.parameters())
+    ours, plain = torch.autograd.grad(out.loss, parameters), torch.autograd.grad(loss, parameters)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=5e-3, atol=2e-3 * float(b.abs().max()))
 
 
 def test_steps_are_determined_by_the_generator():

@@ -2,7 +2,7 @@
 
 Composed of stock operations, a layer on a CPU spends most of its time on memory: temporaries of tens of megabytes are
 fetched from the system and zeroed page by page. Here the rows are worked through in blocks that stay in the cache;
-what is cheap to compute again (norms, activations, attention probabilities) is not kept. Matrix products run in the
+what is cheap to compute again (norms, activations) is not kept. Matrix products run in the
 given ``dtype`` (bfloat16 under autocast: four times the rate of float32 where the processor has the instructions),
 norms and the residual stream in that of the input; weight gradients are summed over blocks in float32.
 In bfloat16 the stock backward of attention is several times slower than the float32 one; the explicit one below is not.
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from jetrep.encoders.packing import Group, Packing
+from jetrep.encoders.packing import Group, Packing, Reading
 
 __all__ = ["attention", "feed_forward", "norm_linear", "residual_linear"]
 
@@ -183,35 +183,52 @@ def _probabilities(q: Tensor, k: Tensor, group: Group) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
+    """Queries of a group stand in a group of their own, `Reading.groups`, if not all of them are wanted."""
+
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, packing: Packing, heads: int) -> Tensor:
-        out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-        for group in packing.groups:
-            rows = slice(group.start, group.stop)
-            q, k, v = _split_heads(group.padded(qkv[rows]), group, heads, 3)
-            mixed = torch.bmm(_probabilities(q, k, group), v)
-            out[rows] = group.unpadded(_join_heads(mixed, group, 1))
-        ctx.save_for_backward(qkv)
-        ctx.packing, ctx.heads = packing, heads
+    def forward(ctx: Any, qkv: Tensor, packing: Packing, reading: Reading | None, heads: int, keep: bool) -> Tensor:
+        d = qkv.shape[1] // 3
+        out = qkv.new_empty(len(qkv) if reading is None else len(reading.rows), d)
+        kept: list[Tensor] = []
+        for group, asking in zip(packing.groups, reading.groups if reading else packing.groups, strict=True):
+            rows = qkv[group.start : group.stop]
+            if reading is None:
+                q, k, v = _split_heads(group.padded(rows), group, heads, 3)
+            else:
+                k, v = _split_heads(group.padded(rows[:, d:]), group, heads, 2)
+                asked = qkv[:, :d].index_select(0, reading.rows[asking.start : asking.stop])
+                (q,) = _split_heads(asking.padded(asked), asking, heads, 1)
+            p = _probabilities(q, k, group)
+            out[asking.start : asking.stop] = asking.unpadded(_join_heads(torch.bmm(p, v), asking, 1))
+            if keep:
+                kept += [q, k, v, p]
+        ctx.save_for_backward(*kept)
+        ctx.packing, ctx.reading, ctx.heads, ctx.shape = packing, reading, heads, qkv.shape
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (qkv,) = ctx.saved_tensors
-        gqkv = torch.empty_like(qkv)
-        for group in ctx.packing.groups:
-            rows = slice(group.start, group.stop)
-            q, k, v = _split_heads(group.padded(qkv[rows]), group, ctx.heads, 3)
-            (g,) = _split_heads(group.padded_with_zeros(grad[rows]), group, ctx.heads, 1)
-            p = _probabilities(q, k, group)
+        kept, reading, d = iter(ctx.saved_tensors), ctx.reading, grad.shape[1]
+        gqkv = grad.new_empty(ctx.shape)
+        if reading is not None:
+            gqkv[:, :d] = 0
+        for group, asking in zip(ctx.packing.groups, (reading or ctx.packing).groups, strict=True):
+            q, k, v, p = (next(kept) for _ in range(4))
+            (g,) = _split_heads(asking.padded_with_zeros(grad[asking.start : asking.stop]), asking, ctx.heads, 1)
             gs = torch.ops.aten._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), p, -1, p.dtype)
-            gq_gk_gv = torch.empty(3, *q.shape, dtype=qkv.dtype)
-            torch.bmm(gs, k, out=gq_gk_gv[0])
-            torch.bmm(gs.transpose(1, 2), q, out=gq_gk_gv[1])
-            torch.bmm(p.transpose(1, 2), g, out=gq_gk_gv[2])
-            gqkv[rows] = group.unpadded(_join_heads(gq_gk_gv, group, 3))
-        return gqkv, None, None
+            rows, of_q = gqkv[group.start : group.stop], 1 if reading is None else 0
+            parts = k.new_empty(of_q + 2, *k.shape)
+            torch.bmm(gs.transpose(1, 2), q, out=parts[of_q])
+            torch.bmm(p.transpose(1, 2), g, out=parts[of_q + 1])
+            if reading is None:
+                torch.bmm(gs, k, out=parts[0])
+                rows.copy_(group.unpadded(_join_heads(parts, group, 3)))
+            else:
+                rows[:, d:] = group.unpadded(_join_heads(parts, group, 2))
+                gq = asking.unpadded(_join_heads(torch.bmm(gs, k), asking, 1))
+                gqkv[:, :d].index_copy_(0, reading.rows[asking.start : asking.stop], gq)
+        return gqkv, None, None, None, None
 
 
 def norm_linear(x: Tensor, w: Tensor, b: Tensor, *, eps: float, center: bool, dtype: torch.dtype) -> Tensor:
@@ -243,10 +260,13 @@ def feed_forward(
         return _apply(_FeedForward, x, w1, b1, w2, b2, eps, center, gated, dtype, torch.is_grad_enabled())
 
 
-def attention(qkv: Tensor, packing: Packing, heads: int) -> Tensor:
-    """Self-attention within each sequence: (T, 3d) → (T, d); queries already carry 1/√(head dim)."""
+def attention(qkv: Tensor, packing: Packing, reading: Reading | None, heads: int) -> Tensor:
+    """Self-attention within each sequence: (T, 3d) → (T, d), or (R, d) for the tokens of ``reading``.
+
+    Queries already carry 1/√(head dim).
+    """
     with torch.autocast("cpu", enabled=False):
-        return _apply(_Attention, qkv, packing, heads)
+        return _apply(_Attention, qkv, packing, reading, heads, torch.is_grad_enabled())
 
 
 def _apply(function: type[torch.autograd.Function], *args: object) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetrep.encoders import cpu
-from jetrep.encoders.packing import Packing
+from jetrep.encoders.packing import Packing, Reading
 
 __all__ = ["Block", "PolarEmbedding", "build_norm"]
 
@@ -65,16 +65,16 @@ class Block(nn.Module):
             self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))
             self.gamma2 = nn.Parameter(torch.full((width,), layer_scale))
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """(T, width) packed tokens → (T, width)."""
+    def forward(self, x: Tensor, packing: Packing, reading: Reading | None = None) -> Tensor:
+        """(T, width) packed tokens → (T, width), or (R, width) if only some of them are read afterwards."""
         if x.device.type == "cpu" and not (self.training and self.dropout) and not torch.compiler.is_compiling():
-            return self._on_cpu(x, packing)
-        return self.plain(x, packing)
+            return self._on_cpu(x, packing, reading)
+        return self.plain(x, packing, reading)
 
-    def plain(self, x: Tensor, packing: Packing) -> Tensor:
+    def plain(self, x: Tensor, packing: Packing, reading: Reading | None = None) -> Tensor:
         """The block in stock operations: any device, any autocast."""
-        mixed = self._branch(self.proj(self._attention(self.qkv(self.norm1(x)), packing)), self.gamma1)
-        x = x + mixed
+        mixed = self.proj(self._attention(self.qkv(self.norm1(x)), packing, reading))
+        x = (x if reading is None else x.index_select(0, reading.rows)) + self._branch(mixed, self.gamma1)
         hidden = self.fc1(self.norm2(x))
         if self.gated:
             gate, value = hidden.chunk(2, -1)
@@ -87,14 +87,18 @@ class Block(nn.Module):
         x = F.dropout(x, self.dropout, self.training)
         return x if gamma is None else x * gamma
 
-    def _attention(self, qkv: Tensor, packing: Packing) -> Tensor:
+    def _attention(self, qkv: Tensor, packing: Packing, reading: Reading | None) -> Tensor:
+        d = qkv.shape[1] // 3
+        asked = qkv[:, :d] if reading is None else qkv[:, :d].index_select(0, reading.rows)
         mixed = []
-        for group in packing.groups:
-            padded = group.padded(qkv[group.start : group.stop]).view(group.n, group.length, 3, self.heads, -1)
-            q, k, v = padded.permute(2, 0, 3, 1, 4).unbind(0)
+        for group, asking in zip(packing.groups, (reading or packing).groups, strict=True):
+            queries = asking.padded(asked[asking.start : asking.stop])
+            q = queries.reshape(asking.n, asking.length, self.heads, -1).transpose(1, 2)
+            padded = group.padded(qkv[group.start : group.stop, d:])
+            k, v = padded.reshape(group.n, group.length, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
             bias = None if group.bias is None else group.bias.to(q.dtype)
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            mixed.append(group.unpadded(out.transpose(1, 2).reshape(group.n * group.length, -1)))
+            mixed.append(asking.unpadded(out.transpose(1, 2).reshape(asking.n * asking.length, -1)))
         return torch.cat(mixed)
 
     def _folded(self, norm: nn.RMSNorm | nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -104,7 +108,7 @@ class Block(nn.Module):
             bias = bias + linear.weight @ norm.bias
         return linear.weight * norm.weight, bias
 
-    def _on_cpu(self, x: Tensor, packing: Packing) -> Tensor:
+    def _on_cpu(self, x: Tensor, packing: Packing, reading: Reading | None) -> Tensor:
         dtype, center = _compute_dtype(x), isinstance(self.norm1, nn.LayerNorm)
         with torch.autocast("cpu", enabled=False):
             w, b = self._folded(self.norm1, self.qkv)
@@ -121,7 +125,8 @@ class Block(nn.Module):
             )
         eps = self.norm1.eps or 0.0
         qkv = cpu.norm_linear(x, w, b, eps=eps, center=center, dtype=dtype)
-        x = cpu.residual_linear(x, cpu.attention(qkv, packing, self.heads), *proj)
+        mixed = cpu.attention(qkv, packing, reading, self.heads)
+        x = cpu.residual_linear(x if reading is None else x.index_select(0, reading.rows), mixed, *proj)
         return cpu.feed_forward(x, w1, b1, *fc2, eps=eps, center=center, gated=self.gated, dtype=dtype)
 
 

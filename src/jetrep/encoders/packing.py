@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Group", "Packing", "pack"]
+__all__ = ["Group", "Packing", "Reading", "pack"]
 
 # One more group costs about as much as this many more attention scores (measured, per device type).
 _GROUP_COST = {"cpu": 60_000, "cuda": 20_000_000}
@@ -61,23 +61,39 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The tokens that are read after the last layer: nothing needs to be computed there for the others.
+
+    Attributes:
+        rows: (R,) packed rows of these tokens, ascending.
+        groups: for each attention group its queries among these R rows.
+    """
+
+    rows: Tensor
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
 class Packing:
     """Where everything stands in the packed matrix of T rows.
 
     Attributes:
         source: (T,) for each packed row, its place in [prefix tokens of all sequences, real particles of all
             sequences]: sequences in the order view by view, jet by jet.
-        prefix: (sequences, n_prefix) packed row of each prefix token.
-        particles: for each view (batch, n) packed row of each particle; 0 where padded.
+        cls: (sequences,) row of each CLS token, among the packed rows, or among the rows read.
+        particles: for each view (batch, n) row of each particle, likewise; arbitrary where there is none or
+            where it is not read.
         real: (n_real,) places of the real particles in the flattened views laid end to end.
         groups: the attention groups, in order; together they cover all rows.
+        reading: what is read after the last layer, or None for all.
     """
 
     source: Tensor
-    prefix: Tensor
+    cls: Tensor
     particles: tuple[Tensor, ...]
     real: Tensor
     groups: tuple[Group, ...]
+    reading: Reading | None = None
 
 
 def _cut(lengths: list[int], heads: int, device: str) -> list[tuple[int, int]]:
@@ -95,9 +111,9 @@ def _cut(lengths: list[int], heads: int, device: str) -> list[tuple[int, int]]:
 
 
 def _group(start: int, lengths: list[int], device: torch.device) -> Group:
-    """The group of the sequences with these ascending ``lengths``, the first of which begins at row ``start``."""
-    n, longest, rows = len(lengths), lengths[-1], sum(lengths)
-    if lengths[0] == longest:
+    """The group of the sequences with these ``lengths``, the first of which begins at row ``start``."""
+    n, longest, rows = len(lengths), max(lengths), sum(lengths)
+    if min(lengths) == longest:
         return Group(start, start + rows, n, longest)
     count = torch.tensor(lengths, device=device)
     place = torch.arange(longest, device=device)
@@ -109,13 +125,22 @@ def _group(start: int, lengths: list[int], device: torch.device) -> Group:
     return Group(start, start + rows, n, longest, pad, unpad, bias)
 
 
-def pack(masks: Sequence[Tensor], n_prefix: int, heads: int) -> Packing:
+def _groups(cuts: Sequence[tuple[int, int]], lengths: list[int], device: torch.device) -> tuple[Group, ...]:
+    groups: list[Group] = []
+    for first, last in cuts:
+        groups.append(_group(groups[-1].stop if groups else 0, lengths[first:last], device))
+    return tuple(groups)
+
+
+def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Tensor | None] | None = None) -> Packing:
     """The packing of views with the given masks. On a GPU it waits once, for the lengths.
 
     Args:
         masks: for each view (batch, n) bool, True for a real particle.
-        n_prefix: tokens put before the particles of each sequence.
+        n_prefix: tokens put before the particles of each sequence, the first of them the CLS token.
         heads: attention heads, to weigh padding against the number of groups.
+        chosen: for each view (batch, n) bool, the real particles that will be read beside the CLS token, or None for
+            none of them; by default everything will be read.
     """
     device = masks[0].device
     counts = torch.cat([mask.sum(1) for mask in masks])
@@ -132,12 +157,23 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int) -> Packing:
     position = torch.cat([prefix.flatten(), row[real]])
     source = torch.empty_like(position)
     source[position] = torch.arange(len(position), device=device)
-    particles = torch.split(torch.where(flat, row, 0), [mask.numel() for mask in masks])
+    row = torch.where(flat, row, 0)
 
-    ascending: list[int] = lengths.tolist()
-    groups, first_row = [], 0
-    for first, last in _cut(ascending, heads, device.type):
-        groups.append(_group(first_row, ascending[first:last], device))
-        first_row = groups[-1].stop
-    shaped = tuple(rows.view(mask.shape) for rows, mask in zip(particles, masks, strict=True))
-    return Packing(source, prefix, shaped, real, tuple(groups))
+    cls, reading = prefix[:, 0], None
+    if chosen is None:
+        ascending: list[int] = lengths.tolist()
+        cuts = _cut(ascending, heads, device.type)
+    else:
+        taken = [torch.zeros_like(m) if c is None else c & m for c, m in zip(chosen, masks, strict=True)]
+        n_read = torch.cat([c.sum(1) for c in taken])[order] + 1
+        ascending, read = torch.stack([lengths, n_read]).tolist()
+        rows = torch.cat([cls, row[torch.cat([c.flatten() for c in taken])]]).sort().values
+        place = torch.zeros_like(source)
+        place[rows] = torch.arange(len(rows), device=device)
+        cls, row = place[cls], place[row]
+        cuts = _cut(ascending, heads, device.type)
+        reading = Reading(rows, _groups(cuts, read, device))
+    shapes = [mask.shape for mask in masks]
+    particles = torch.split(row, [mask.numel() for mask in masks])
+    shaped = tuple(rows.view(shape) for rows, shape in zip(particles, shapes, strict=True))
+    return Packing(source, cls, shaped, real, _groups(cuts, ascending, device), reading)

@@ -94,14 +94,18 @@ class Encoded:
     """One view as seen by the encoder. Only what is asked for is gathered from the packed tokens.
 
     Args:
-        packed: (T, width) all tokens of all views.
+        packed: (T, width) tokens of all views.
         cls_rows: (batch,) row of the CLS token of each jet.
-        particle_rows: (batch, n) row of each particle, 0 where padded.
+        particle_rows: (batch, n) row of each particle.
         mask: (batch, n) bool, True for a real particle.
+        complete: False if only the chosen particles are there.
     """
 
-    def __init__(self, packed: Tensor, cls_rows: Tensor, particle_rows: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, packed: Tensor, cls_rows: Tensor, particle_rows: Tensor, mask: Tensor, complete: bool = True
+    ) -> None:
         self._packed, self._cls_rows, self._particle_rows, self.mask = packed, cls_rows, particle_rows, mask
+        self._complete = complete
 
     @cached_property
     def cls(self) -> Tensor:
@@ -111,6 +115,8 @@ class Encoded:
     @cached_property
     def tokens(self) -> Tensor:
         """(batch, n, width) particle tokens, zero where padded; registers are not among them."""
+        if not self._complete:
+            raise RuntimeError("only the CLS and chosen tokens were computed: call the encoder without `chosen`")
         rows = self._packed.index_select(0, self._particle_rows.flatten())
         return rows.view(*self.mask.shape, -1).masked_fill(~self.mask.unsqueeze(-1), 0.0)
 
@@ -172,28 +178,28 @@ class JetTransformer(nn.Module):
         """Features of a token."""
         return self.config.width
 
-    def forward(self, views: Sequence[ModelInput]) -> list[Encoded]:
+    def forward(self, views: Sequence[ModelInput], chosen: Sequence[Tensor | None] | None = None) -> list[Encoded]:
         """Encodes all views in one pass.
 
         What comes out for a jet depends on its own particles alone: not on padding, other jets, or other views.
 
         Args:
             views: any number of views, of any widths and batch sizes.
+            chosen: for each view (batch, n) bool, the particles whose tokens will be read with `Encoded.at`, or None if
+                only the CLS tokens will be. The last block then computes these alone. By default, all.
 
         Returns:
             For each view, its `Encoded`.
         """
         batches = [len(view.mask) for view in views]
-        packing = pack([view.mask for view in views], 1 + self.config.n_registers, self.config.heads)
+        packing = pack([view.mask for view in views], 1 + self.config.n_registers, self.config.heads, chosen)
         x = self._embed(views, packing.real).index_select(0, packing.source)
-        for block in self.blocks:
-            x = block(x, packing)
+        for i, block in enumerate(self.blocks):
+            x = block(x, packing, packing.reading if i + 1 == len(self.blocks) else None)
         x = self.norm(x)
         return [
-            Encoded(x, rows[:, 0], particles, view.mask)
-            for rows, particles, view in zip(
-                torch.split(packing.prefix, batches), packing.particles, views, strict=True
-            )
+            Encoded(x, rows, particles, view.mask, chosen is None)
+            for rows, particles, view in zip(torch.split(packing.cls, batches), packing.particles, views, strict=True)
         ]
 
     def _embed(self, views: Sequence[ModelInput], real: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from jetrep.encoders import Encoded, HeadConfig, JetTransformer, ProjectionHead
+from jetrep.encoders import HeadConfig, JetTransformer, ProjectionHead
 from jetrep.errors import InputError
 from jetrep.features import Features, ModelInput
 from jetrep.jets import JetBatch
@@ -144,14 +144,48 @@ class Branch(nn.Module):
 
 @dataclass(frozen=True)
 class _Views:
-    """What student and teacher see of a batch: inputs at ``scales`` (the teacher's first), and the hidden particles."""
+    """What student and teacher see of a batch.
+
+    A jet with no more particles than a scale is the same set of particles there and at ALL. It is encoded once, in the
+    first of these views, so that the inputs of the others hold fewer jets.
+
+    Attributes:
+        scales: the teacher's, then those of the student alone.
+        n_teacher: how many of them are the teacher's.
+        inputs: for each scale the jets that are encoded there.
+        place: (scales, batch) where the view of each jet stands among the encoded ones, laid end to end.
+        resolved: (batch, scales) bool, True where a view is the set of all particles.
+        particles: all particles of all jets, for iBOT.
+        hidden: (batch, n) bool, those of them that the student does not see.
+    """
 
     scales: tuple[int, ...]
-    inputs: tuple[ModelInput, ...]
     n_teacher: int
+    inputs: tuple[ModelInput, ...]
+    place: Tensor
+    resolved: Tensor
     particles: ModelInput | None
     hidden: Tensor | None
-    counts: Tensor
+
+
+def _select(view: ModelInput, jets: Tensor) -> ModelInput:
+    return ModelInput(view.features[jets], view.mask[jets], view.coordinates[jets], view.jet_features[jets])
+
+
+def _distinct(inputs: list[ModelInput], resolved: Tensor) -> tuple[tuple[ModelInput, ...], Tensor]:
+    """Inputs without the jets that an earlier one holds already, and `_Views.place`."""
+    if not inputs:
+        return (), resolved.new_zeros(0, len(resolved), dtype=torch.long)
+    first = resolved & (resolved.cumsum(1) == 1)
+    encoded = (first | ~resolved).T
+    representative = resolved.long().argmax(1)
+    place = (encoded.flatten().cumsum(0) - 1).view_as(encoded)
+    place = torch.where(encoded, place, place.T.gather(1, representative.unsqueeze(1)).T)
+    jets = torch.split(encoded.nonzero()[:, 1], encoded.sum(1).tolist())
+    parts = (
+        view if len(rows) == len(resolved) else _select(view, rows) for view, rows in zip(inputs, jets, strict=True)
+    )
+    return tuple(parts), place
 
 
 class SelfDistillation(Objective):
@@ -197,22 +231,24 @@ class SelfDistillation(Objective):
     def forward(self, batch: JetBatch, step: int, total_steps: int, generator: torch.Generator) -> StepOutput:
         """Loss of one batch; see `Objective.forward`. The batch must carry its merge history."""
         views = self._views(batch, generator)
-        student = self.student.encoder(self._student_inputs(views))
+        n = views.n_teacher
+        masked = None if views.particles is None or views.hidden is None else views.particles.with_masked(views.hidden)
+        cls, student = self._encode(self.student.encoder, views, len(views.scales), masked)
         temperature = self.teacher_temperature(step, total_steps)
         with torch.no_grad():
-            clean = [] if views.particles is None else [views.particles]
-            teacher = self.teacher.encoder([*views.inputs[: views.n_teacher], *clean])
+            teacher_cls, teacher = self._encode(self.teacher.encoder, views, n, views.particles)
 
         metrics: dict[str, Tensor] = {}
         terms: list[Tensor] = []
         if self.config.dino_weight:
-            dino = self._dino(views, student, teacher, temperature, metrics, step % self.config.monitor_every == 0)
+            monitor = step % self.config.monitor_every == 0
+            dino = self._dino(views, cls, teacher_cls, temperature, metrics, monitor)
             terms.append(self.config.dino_weight * dino)
         if self.config.ibot_weight:
-            ibot = self._ibot(views, student[-1], teacher[-1], temperature, metrics)
+            ibot = self._ibot(views, student, teacher, temperature, metrics)
             terms.append(self.config.ibot_weight * ibot)
         if self.config.koleo_weight:
-            koleo = koleo_loss(torch.stack([view.cls for view in student[: views.n_teacher]]))
+            koleo = koleo_loss(cls[:n])
             metrics["loss_koleo"] = koleo.detach()
             terms.append(self.config.koleo_weight * koleo)
         loss = torch.stack(terms).sum()
@@ -232,22 +268,35 @@ class SelfDistillation(Objective):
         n_teacher = len(scales)
         if c.dino_weight:
             scales += self.draw_scales(generator)
-        inputs = tuple(self.features(subjets(batch, scale)) for scale in scales)
+        inputs = [self.features(subjets(batch, scale)) for scale in scales]
         particles = hidden = None
         if c.ibot_weight:
             particles = inputs[scales.index(ALL)] if ALL in scales else self.features(batch)
             hidden = random_particles(batch.mask, c.mask_fraction, generator)
-        return _Views(scales, inputs, n_teacher, particles, hidden, batch.counts)
+        finest = torch.iinfo(torch.int64).max
+        limits = torch.tensor([scale or finest for scale in scales], dtype=torch.long, device=batch.p4.device)
+        resolved = batch.counts.unsqueeze(1) <= limits
+        distinct, place = _distinct(inputs, resolved)
+        return _Views(scales, n_teacher, distinct, place, resolved, particles, hidden)
 
-    def _student_inputs(self, views: _Views) -> list[ModelInput]:
-        if views.particles is None or views.hidden is None:
-            return [*views.inputs]
-        return [*views.inputs, views.particles.with_masked(views.hidden)]
+    def _encode(
+        self, encoder: JetTransformer, views: _Views, n: int, particles: ModelInput | None
+    ) -> tuple[Tensor, Tensor]:
+        """CLS tokens (n, batch, width) of the first ``n`` views, and tokens (m, width) of the hidden particles."""
+        extra = [] if particles is None else [particles]
+        chosen = [*(None for _ in range(n)), *(views.hidden for _ in extra)]
+        encoded = encoder([*views.inputs[:n], *extra], chosen)
+        cls, tokens = views.place.new_zeros(0, dtype=torch.float), views.place.new_zeros(0, dtype=torch.float)
+        if n:
+            joined = torch.cat([view.cls for view in encoded[:n]])
+            cls = joined.index_select(0, views.place[:n].flatten()).view(n, -1, joined.shape[1])
+        if views.hidden is not None:
+            tokens = encoded[-1].at(views.hidden)
+        return cls, tokens
 
     def _pairs(self, views: _Views) -> tuple[Tensor, Tensor]:
         """(batch, T, S) bool: pairs of different views, and those of them that are the same set of particles."""
-        resolved = torch.tensor([scale or torch.iinfo(torch.int64).max for scale in views.scales])
-        same = views.counts.unsqueeze(1) <= resolved.to(views.counts.device)
+        same = views.resolved
         identical = same[:, : views.n_teacher].unsqueeze(2) & same.unsqueeze(1)
         teacher_view = torch.arange(views.n_teacher, device=identical.device).unsqueeze(1)
         different = teacher_view != torch.arange(len(views.scales), device=identical.device)
@@ -259,40 +308,37 @@ class SelfDistillation(Objective):
     def _dino(
         self,
         views: _Views,
-        student: list[Encoded],
-        teacher: list[Encoded],
+        cls: Tensor,
+        teacher_cls: Tensor,
         temperature: float,
         metrics: dict[str, Tensor],
         monitor: bool,
     ) -> Tensor:
         assert self.student.dino is not None
         assert self.teacher.dino is not None
-        n_student, n_teacher, n = len(views.scales), views.n_teacher, len(views.counts)
-        logits = self.student.dino(torch.cat([view.cls for view in student[:n_student]]))
+        logits = self.student.dino(cls)
         with torch.no_grad():
-            cls = torch.cat([view.cls for view in teacher[:n_teacher]])
-            teacher_logits = self.teacher.dino(cls)
-            targets = self._targets(teacher_logits, temperature, self.dino_centering)
+            teacher_logits = self.teacher.dino(teacher_cls)
+            flat = teacher_logits.flatten(0, 1)
+            targets = self._targets(flat, temperature, self.dino_centering).view_as(teacher_logits)
             pairs, identical = self._pairs(views)
             metrics["identical_pairs"] = identical.sum() / pairs.sum()
             if monitor:
-                metrics |= collapse_monitors(teacher_logits, temperature, cls)
+                metrics |= collapse_monitors(flat, temperature, teacher_cls.flatten(0, 1))
             weights = (pairs & ~identical if self.config.skip_identical_views else pairs).to(logits.dtype)
-        loss = dino_loss(
-            logits.view(n_student, n, -1), targets.view(n_teacher, n, -1), self.config.student_temperature, weights
-        )
+        loss = dino_loss(logits, targets, self.config.student_temperature, weights)
         metrics["loss_dino"] = loss.detach()
         return loss
 
     def _ibot(
-        self, views: _Views, student: Encoded, teacher: Encoded, temperature: float, metrics: dict[str, Tensor]
+        self, views: _Views, student: Tensor, teacher: Tensor, temperature: float, metrics: dict[str, Tensor]
     ) -> Tensor:
         assert self.student.ibot is not None
         assert self.teacher.ibot is not None
         assert views.hidden is not None
-        logits = self.student.ibot(student.at(views.hidden))
+        logits = self.student.ibot(student)
         with torch.no_grad():
-            targets = self._targets(self.teacher.ibot(teacher.at(views.hidden)), temperature, self.ibot_centering)
+            targets = self._targets(self.teacher.ibot(teacher), temperature, self.ibot_centering)
             per_jet = views.hidden.sum(1, keepdim=True).clamp(min=1) * len(views.hidden)
             weights = (1 / per_jet).expand_as(views.hidden)[views.hidden]
         loss = ibot_loss(logits, targets, self.config.student_temperature, weights)
