@@ -1,16 +1,17 @@
 """Rate of a whole pretraining step of RINO: all views packed into one pass, against one padded forward for each view.
 
 Both contenders take the same step on the same batch with the same weights, losses and optimiser: views, features,
-forward, losses, backward, clipping, fused AdamW, teacher update. Ours is `jetrep.objectives.SelfDistillation`. The peer
-follows the published scheme plainly: every view is a padded forward of its own through stock attention (eleven of them
-for the later recipe: three fixed and three drawn views and the masked jet for the student, three views and the clean jet
-for the teacher), the unclustered view is as wide as the longest jet of the batch, and the iBOT heads see every token,
-padding included. Views, features and losses are the same functions for both.
+forward, losses, backward, clipping, fused AdamW, teacher update. Ours is `jetrep.objectives.SelfDistillation`. The
+peer follows the published scheme plainly: every view is a padded forward of its own through stock attention (eleven
+of them for the later recipe: three fixed and three drawn views and the masked jet for the student, three views and
+the clean jet for the teacher), the unclustered view is as wide as the longest jet of the batch, and the iBOT heads
+see every token, padding included. Views, features and losses are the same functions for both.
 
-Each contender takes one step in float32 and one under bfloat16 autocast; the faster precision is then timed. The draws of
-student views cycle through their four equally likely values, the same for both.
+Each contender takes one step in float32 and one under bfloat16 autocast; the faster precision is then timed. The
+draws of student views cycle through their four equally likely values, the same for both.
 
-With JETREP_TEST_DATA set to the folder with ``toptagging/``, jets are real; otherwise they have a similar multiplicity.
+With JETREP_TEST_DATA set to the folder with ``toptagging/``, jets are real; otherwise they have a similar
+multiplicity.
 """
 
 from __future__ import annotations

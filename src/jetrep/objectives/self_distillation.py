@@ -57,7 +57,7 @@ class SelfDistillationConfig:
         skip_identical_views: leave out of DINO the pairs of views that are the same set of particles, because the jet
             has no more particles than either of the scales. Such pairs teach nothing about scale; they are counted
             in the metric ``identical_pairs`` in any case.
-        monitor_every: steps between computations of the collapse monitors.
+        monitor_every: the collapse monitors are among the metrics of every such step, counted from 1.
     """
 
     teacher_scales: tuple[int, ...] = (6, 8, 16)
@@ -76,7 +76,7 @@ class SelfDistillationConfig:
     mask_fraction: float = 0.25
     head: HeadConfig = HeadConfig()
     skip_identical_views: bool = False
-    monitor_every: int = 20
+    monitor_every: int = 10
 
     def __post_init__(self) -> None:
         pool = set(self.student_scales) - set(self.teacher_scales)
@@ -241,7 +241,7 @@ class SelfDistillation(Objective):
         metrics: dict[str, Tensor] = {}
         terms: list[Tensor] = []
         if self.config.dino_weight:
-            monitor = step % self.config.monitor_every == 0
+            monitor = (step + 1) % self.config.monitor_every == 0
             dino = self._dino(views, cls, teacher_cls, temperature, metrics, monitor)
             terms.append(self.config.dino_weight * dino)
         if self.config.ibot_weight:
