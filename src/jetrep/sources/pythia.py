@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import joblib  # type: ignore[import-untyped]
+import joblib
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets

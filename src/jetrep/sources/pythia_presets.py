@@ -194,8 +194,14 @@ TUNES: dict[str, Tune] = {
     )
 }
 
-# Off because no jet depends on it: copies of the record, and the check of each event's record, 5 % of the time.
-_ALWAYS = ("Check:event = off", "Next:numberCount = 0")
+# No jet of hundreds of GeV notices these, and they take a tenth of the time: the check of each event's record, heavy
+# quarks, photons and onia from multi-parton interactions, photons from initial-state quarks.
+_ALWAYS = (
+    "Check:event = off",
+    "Next:numberCount = 0",
+    "MultipartonInteractions:processLevel = 0",
+    "SpaceShower:QEDshowerByQ = off",
+)
 
 Choice = TypeVar("Choice")
 
