@@ -137,7 +137,7 @@ PRESETS: dict[str, JetPreset] = {
         JetPreset("jetclass", 13_000.0, (500.0, 1000.0), 2.0, 128, DETECTORS["cms"], (350.0, 1500.0), True),
         # JetNet (arXiv:2106.11535, from arXiv:1709.08705): partons of 1 TeV within 1 %, Monash with underlying event,
         # jets in 0.8–1.6 TeV, no detector, no particle masses, the 30 hardest constituents. The published set has no
-        # cut on η; 2.5 keeps the jets that a tracker could see and costs 1 % of them.
+        # cut on η; 2.5 keeps the jets that a tracker could see.
         JetPreset("jetnet", 13_000.0, (800.0, 1600.0), 2.5, 30, DETECTORS["massless"], (990.0, 1010.0), True),
         # Top-tagging reference (arXiv:1902.09914): 14 TeV, Delphes ATLAS card, no multi-parton
         # interactions, no pile-up.
