@@ -139,15 +139,15 @@ def jets(n: int) -> tuple[Jets, str]:
     return Jets(p4, np.concatenate([[0], np.cumsum(counts)])).clustered(), "synthetic jets"
 
 
-Step = Callable[[JetBatch, tuple[int, ...]], None]
+Step = Callable[[JetBatch, tuple[int, ...]], float]
 
 
 def stepper(objective: SelfDistillation, dtype: torch.dtype) -> Step:
-    """A function that takes one step on a batch with the given draw of student views."""
+    """A function that takes one step on a batch with the given draw of student views, and returns the loss."""
     optimizer = torch.optim.AdamW(objective.parameter_groups(1e-4, 0.05, 0.9), fused=True)
     fixed = objective.config.teacher_scales
 
-    def step(batch: JetBatch, drawn: tuple[int, ...]) -> None:
+    def step(batch: JetBatch, drawn: tuple[int, ...]) -> float:
         generator = torch.Generator().manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
             if isinstance(objective, Peer):
@@ -161,6 +161,7 @@ def stepper(objective: SelfDistillation, dtype: torch.dtype) -> Step:
         optimizer.step()
         optimizer.zero_grad()
         objective.update_teacher(1, 1000)
+        return float(loss.detach())
 
     return step
 
@@ -188,6 +189,7 @@ def measure(name: str, data: Jets, repetitions: int, threads: int) -> tuple[dict
         objective = contender(features, JetTransformer(SIZES[size], len(features.names)), config)
         types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
         steps = {label: stepper(objective, dtype) for label, dtype in types.items()}
+        told[f"{kind} first loss"] = steps["float32"](batches[0], draws[0])
         told[f"{kind} precision"] = faster(steps, batches[0], draws[0])
 
         def work(step: Step = steps[told[f"{kind} precision"]]) -> None:
@@ -199,6 +201,8 @@ def measure(name: str, data: Jets, repetitions: int, threads: int) -> tuple[dict
                 work()
             told[f"{kind} GFLOP per jet"] = counter.get_total_flops() / (BATCH * len(draws)) / 1e9
         rounds[kind] = work
+    if abs(told["ours first loss"] / told["peer first loss"] - 1) > 1e-4:
+        raise SystemExit(f"the contenders do not take the same step: {told}")
     timings = alternate(rounds, repetitions=repetitions, clock="cpu" if threads == 1 else "wall")
     return timings, told, BATCH * len(draws)
 
