@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
@@ -64,7 +65,9 @@ def probe(
     x, y, test = np.asarray(train_x, np.float64), np.asarray(train_y), np.asarray(test_x, np.float64)
     _check(x, y, test)
     model = _model(kind, int(np.bincount(y).min()), len(y), seed, n_neighbours)
-    probabilities = np.asarray(model.fit(x, y).predict_proba(test), np.float64)
+    # The matrices are small: threads of the linear algebra would wait for each other more than they work.
+    with threadpool_limits(1, user_api="blas"):
+        probabilities = np.asarray(model.fit(x, y).predict_proba(test), np.float64)
     return probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities
 
 
@@ -73,7 +76,7 @@ def _model(kind: str, smallest_class: int, n_train: int, seed: int, n_neighbours
         nearest = KNeighborsClassifier(n_neighbors=min(n_neighbours, n_train), weights="distance")
         return make_pipeline(StandardScaler(), nearest)
     if kind == "logistic":
-        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
+        linear = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", max_iter=100))
         if smallest_class < _FOLDS:
             return linear  # too few jets to hold some out
         folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
