@@ -46,7 +46,7 @@ class EarlyVeto(pythia8mc.UserHooks):  # type: ignore[misc]
     its quarks are known before they radiate, and an event in which they fly apart is stopped as well.
 
     What it costs: jets whose pT changes by more than 8 % afterwards. Measured (`benchmarks/simulation.py`): between 0.3
-    and 2.3 % of the jets in six combinations of process and preset, each ± 0.3 to 0.9; most for top and Z in toptagging.
+    and 2.3 % of the jets in six cases, each ± 0.3 to 0.9; most for Z and top in toptagging.
 
     Pythia keeps no reference to a hook written in Python: keep one as long as Pythia generates.
 
