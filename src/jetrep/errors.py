@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class JetrepError(Exception):
@@ -39,4 +41,10 @@ class InputError(JetrepError):
             if part
         )
         super().__init__(f"{place + ': ' if place else ''}{problem}; {remedy}")
-        self.file, self.jet, self.field, self.remedy = file, jet, field, remedy
+        self.problem, self.remedy = problem, remedy
+        self.file, self.jet, self.field = file, jet, field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by their positional arguments; this one comes back whole from a worker process.
+        arguments = {"remedy": self.remedy, "file": self.file, "jet": self.jet, "field": self.field}
+        return partial(type(self), self.problem, **arguments), ()

@@ -99,7 +99,7 @@ def load_model(run: Path) -> JetModel:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", type=ModelConfig)
     try:
-        config = parser.instantiate_classes(parser.parse_object({"config": record["config"]})).config
+        config = parser.instantiate(parser.parse_object({"config": record["config"]})).config
     except Exception as error:
         raise InputError(
             f"the configuration cannot be used: {str(error).splitlines()[0]}",

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -117,9 +120,11 @@ class TrainingModule(L.LightningModule):
         self.metrics = {"loss": output.loss.detach(), **output.metrics}
         return output.loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After the optimiser: exponential moving averages and the like."""
-        self.objective.after_step(self.global_step - 1, self.total_steps)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser, then averages and the like: a checkpoint holds both or neither."""
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        self.objective.after_step(step, self.total_steps)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the groups of the objective, with a warm-up and a cosine fall."""
@@ -277,11 +282,26 @@ def fit(
             num_sanity_val_steps=0,
         )
         resume = run / RESUME
-        trainer.fit(
-            module,
-            train_dataloaders=_Batches(module, batches),
-            ckpt_path=resume if resume.exists() else None,
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        with _interruptible():
+            trainer.fit(
+                module,
+                train_dataloaders=_Batches(module, batches),
+                ckpt_path=resume if resume.exists() else None,
+                weights_only=True,
+            )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning turns Ctrl-C into an exit and ignores the next one; this gives both back to the caller."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)

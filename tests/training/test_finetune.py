@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from jetrep.encoders.transformer import TransformerConfig
+from jetrep.errors import InputError
+from jetrep.evaluation.tagging import tagging_metrics
+from jetrep.model import ClassifierConfig
+from jetrep.store.writer import StoreWriter
+from jetrep.training.checkpoint import load_model, model_record
+from jetrep.training.engine import EngineConfig
+from jetrep.training.finetune import finetune, stratified_subset
+from jetrep.training.linear_probe import fit_head
+from jetrep.training.pretrain import pretrain
+from prong_jets import prong_jets
+
+ENCODER = TransformerConfig(width=16, depth=1, heads=2, mlp_hidden=16, n_registers=1, position="none")
+ENGINE = EngineConfig(accelerator="cpu", logger="none")
+SETTINGS = {"engine": ENGINE, "quiet": True, "batch_size": 32}
+
+
+def write(path, jets):
+    with StoreWriter(path, classes=jets.classes, provenance={}) as writer:
+        writer.write(jets)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    store = write(folder / "store", prong_jets(400))
+    run = pretrain([store], out=folder / "pretrained", encoder=ENCODER, epochs=2, **SETTINGS)
+    return store, run
+
+
+def auc(run, jets):
+    return tagging_metrics(load_model(run).predict(jets)[:, 1], jets.truth).auc.value
+
+
+@pytest.mark.parametrize("from_run", ["none", "pretrained"])
+@pytest.mark.parametrize("n_subjets", [0, 4])
+def test_taggers_learn_to_count_prongs(tmp_path, data, from_run, n_subjets):
+    store, run = data
+    tagger = finetune(
+        [store],
+        out=tmp_path / "run",
+        from_run=run if from_run == "pretrained" else "none",
+        encoder=ENCODER,
+        n_subjets=n_subjets,
+        epochs=6,
+        **SETTINGS,
+    )
+    assert auc(tagger, prong_jets(200, seed=9)) > 0.95
+    record = model_record(tagger)
+    assert record["provenance"]["n_train"] + record["provenance"]["n_valid"] == 400
+    assert record["config"]["n_subjets"] == n_subjets
+
+
+def test_frozen_encoder_stays_as_it_was(tmp_path, data):
+    store, run = data
+    tagger = load_model(finetune([store], out=tmp_path / "run", from_run=run, freeze=True, **SETTINGS))
+    pretrained = load_model(run)
+    for ours, theirs in zip(tagger.encoder.parameters(), pretrained.encoder.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_fine_tuning_moves_every_part(tmp_path, data):
+    store, run = data
+    out = finetune([store], out=tmp_path / "run", from_run=run, epochs=6, encoder_lr=1.0, **SETTINGS)
+    tagger = load_model(out)
+    moved = [
+        not torch.equal(ours, theirs)
+        for ours, theirs in zip(tagger.encoder.parameters(), load_model(run).encoder.parameters(), strict=True)
+    ]
+    assert all(moved)
+
+
+def test_probe_phase_reaches_a_converged_linear_probe():
+    """The published schedule left the head untrained; ours must equal a fit to convergence on the same features."""
+    rng = np.random.default_rng(3)
+    mixing = rng.normal(size=(20, 20)) * 10 ** rng.uniform(-2, 2, 20)
+    x = rng.normal(size=(3000, 20)) @ mixing + 5.0
+    y = (np.linalg.solve(mixing.T, (x - 5.0).T)[0] + 0.5 * rng.normal(size=3000) > 0).astype(np.int64)
+    scale = x[:2000].std(0)
+    converged = LogisticRegression(C=1e3, max_iter=5000).fit(x[:2000] / scale, y[:2000])
+    torch.manual_seed(0)
+    head = torch.nn.Sequential(torch.nn.Linear(20, 2))
+    tensors = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y)
+    train, valid = tuple(t[:1600] for t in tensors), tuple(t[1600:2000] for t in tensors)
+    fit_head(head, train, valid, class_weights=None, seed=0)
+    ours = (head(tensors[0][2000:]).argmax(1).numpy() == y[2000:]).mean()
+    assert ours == pytest.approx(converged.score(x[2000:] / scale, y[2000:]), abs=0.01)
+
+
+@given(
+    n_signal=st.integers(2, 60),
+    n_background=st.integers(2, 60),
+    sizes=st.tuples(st.integers(1, 100), st.integers(1, 100)),
+    seed=st.integers(0, 50),
+)
+def test_label_subsets_are_stratified_and_nested(n_signal, n_background, sizes, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat([0, 1], [n_background, n_signal]))
+    small, large = sorted(min(size, len(labels)) for size in sizes)
+    inner, outer = (stratified_subset(labels, n, seed) for n in (small, large))
+    assert len(np.unique(outer)) == large
+    assert set(inner) <= set(outer)
+    share = n_signal / len(labels)
+    assert abs((labels[outer] == 1).sum() - share * large) <= 1
+
+
+def test_refusals(tmp_path, data):
+    store, _ = data
+    with pytest.raises(InputError, match="no pretrained encoder to freeze"):
+        finetune([store], out=tmp_path / "a", freeze=True)
+    with pytest.raises(InputError, match="fewer than 500"):
+        finetune([store], out=tmp_path / "b", n_labels=500, encoder=ENCODER)
+    with pytest.raises(InputError, match="no jets of class 'higgs'"):
+        finetune([store], out=tmp_path / "c", classes=["higgs"], encoder=ENCODER)
+    with pytest.raises(InputError, match="all jets are of one class"):
+        finetune([store], out=tmp_path / "d", classes=["top"], encoder=ENCODER)
+    unlabelled = write(tmp_path / "unlabelled", prong_jets(40).with_labels(None))
+    with pytest.raises(InputError, match="unlabelled"):
+        finetune([unlabelled], out=tmp_path / "e", encoder=ENCODER)
+    with pytest.raises(InputError, match="no trained model"):
+        finetune([store], out=tmp_path / "f", from_run=tmp_path / "nowhere")
+
+
+def test_heads_are_what_was_asked_for(tmp_path, data):
+    store, run = data
+    for hidden, n_linear in (((), 1), ((8, 4), 3)):
+        out = tmp_path / f"run-{n_linear}"
+        head = ClassifierConfig(hidden=hidden)
+        tagger = load_model(finetune([store], out=out, from_run=run, head=head, freeze=True, **SETTINGS))
+        assert sum(isinstance(m, torch.nn.Linear) for m in tagger.head.modules()) == n_linear

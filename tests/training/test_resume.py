@@ -1,0 +1,87 @@
+"""A run that was stopped, at whatever step, ends as one that was not."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jetrep.encoders.transformer import TransformerConfig
+from jetrep.errors import InputError
+from jetrep.objectives.self_distillation import SelfDistillation
+from jetrep.objectives.supervised import Supervised
+from jetrep.store.writer import StoreWriter
+from jetrep.training.engine import EngineConfig
+from jetrep.training.finetune import finetune
+from jetrep.training.pretrain import pretrain
+from prong_jets import prong_jets
+
+ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=16, n_registers=1, position_bins=8, dropout=0.1)
+ENGINE = EngineConfig(accelerator="cpu", log_every=1, checkpoint_every=3, logger="none")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "store"
+    with StoreWriter(path, classes=("qcd", "top"), provenance={}) as writer:
+        writer.write(prong_jets(96))
+    return path
+
+
+def run(verb, store, out, **settings):
+    return verb([store], out=out, encoder=ENCODER, batch_size=16, epochs=2, engine=ENGINE, quiet=True, **settings)
+
+
+def stop_after(monkeypatch, objective, step, error):
+    """The objective fails once, after the given step of the optimiser."""
+    original = objective.after_step
+
+    def after_step(self, at, total):
+        original(self, at, total)
+        if at == step:
+            monkeypatch.setattr(objective, "after_step", original)
+            raise error
+
+    monkeypatch.setattr(objective, "after_step", after_step)
+
+
+@pytest.mark.parametrize(("verb", "objective"), [(pretrain, SelfDistillation), (finetune, Supervised)])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_resumed_equals_uninterrupted(tmp_path, store, monkeypatch, verb, objective, error):
+    run(verb, store, tmp_path / "whole")
+    stop_after(monkeypatch, objective, 7, error)
+    with pytest.raises(error):
+        run(verb, store, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "model.json").exists()
+    assert (tmp_path / "stopped" / "resume.ckpt").exists()
+    run(verb, store, tmp_path / "stopped")
+
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert whole.keys() == resumed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "stopped")]
+    assert [json.loads(line)["loss"] for line in logs[0]] == [json.loads(line)["loss"] for line in logs[1]]
+    assert not (tmp_path / "stopped" / "resume.ckpt").exists()
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, store):
+    out = run(pretrain, store, tmp_path / "run")
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    run(pretrain, store, tmp_path / "run")
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_do_not_overwrite_silently(tmp_path, store):
+    run(pretrain, store, tmp_path / "run", seed=1)
+    with pytest.raises(InputError, match=r"other settings \(seed\)"):
+        run(pretrain, store, tmp_path / "run", seed=2)
+    run(pretrain, store, tmp_path / "run", seed=2, overwrite=True)
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["seed"] == 2
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, store):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="something else"):
+        run(pretrain, store, tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
