@@ -4,10 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from random_jets import random_jets
 
 from jetrep.features import FEATURE_SETS, STANDARDIZATIONS, FeatureConfig, Features
 from jetrep.jets import Jets
+from random_jets import random_jets
 
 
 def column(features: Features, name: str) -> int:

@@ -46,5 +46,5 @@ class InputError(JetrepError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are pickled by their positional arguments; this one comes back whole from a worker process.
-        arguments = {"remedy": self.remedy, "file": self.file, "jet": self.jet, "field": self.field}
-        return partial(type(self), self.problem, **arguments), ()
+        again = partial(type(self), self.problem, remedy=self.remedy, file=self.file, jet=self.jet, field=self.field)
+        return again, ()

@@ -86,6 +86,8 @@ SIZES: Mapping[str, TransformerConfig] = MappingProxyType(
         "mini": _published(128, 6, 8),
         "base": _published(256, 6, 8),
         "production": TransformerConfig(),
+        # Our choice for a few minutes on a processor: the later architecture at the width of "lite".
+        "laptop": TransformerConfig(64, 4, 4, mlp_hidden=128, n_registers=1, position="none"),
     }
 )
 

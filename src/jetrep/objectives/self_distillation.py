@@ -9,7 +9,6 @@ other (DINO), the teacher's answer for particles that are hidden from it (iBOT),
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -25,6 +24,7 @@ from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
 from jetrep.objectives.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn
 from jetrep.objectives.monitors import alarms, collapse_monitors
+from jetrep.objectives.schedules import cosine
 from jetrep.views.masking import random_particles
 from jetrep.views.rg import ALL, subjets
 
@@ -127,11 +127,6 @@ PRESETS: Mapping[str, SelfDistillationConfig] = MappingProxyType(
 """Ready settings: "g2" (RINO's later recipe), "g1" (that of its published tables), "small_batch"."""
 
 
-def _cosine(start: float, end: float, fraction: float) -> float:
-    """From ``start`` to ``end`` on half a period of a cosine, as ``fraction`` goes from 0 to 1."""
-    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, max(0.0, fraction)))) / 2
-
-
 class Branch(nn.Module):
     """Encoder and heads; student and teacher are one each. A head is absent if its loss is off."""
 
@@ -222,11 +217,11 @@ class SelfDistillation(Objective):
         """Temperature of the teacher at ``step``."""
         c = self.config
         rise = c.teacher_temperature_rise * total_steps
-        return _cosine(c.teacher_temperature, c.teacher_temperature_end, step / rise if rise else 1.0)
+        return cosine(c.teacher_temperature, c.teacher_temperature_end, step / rise if rise else 1.0)
 
     def ema_momentum(self, step: int, total_steps: int) -> float:
         """Weight of the old teacher in the update after ``step``."""
-        return _cosine(self.config.ema, self.config.ema_end, step / max(1, total_steps))
+        return cosine(self.config.ema, self.config.ema_end, step / max(1, total_steps))
 
     def forward(self, batch: JetBatch, step: int, total_steps: int, generator: torch.Generator) -> StepOutput:
         """Loss of one batch; see `Objective.forward`. The batch must carry its merge history."""

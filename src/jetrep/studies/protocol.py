@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jetrep.encoders.transformer import TransformerConfig
+from jetrep.encoders.transformer import SIZES, TransformerConfig
 from jetrep.errors import InputError
 from jetrep.evaluation.probes import ProbeKind, observables, probe
 from jetrep.features import FeatureConfig
 from jetrep.jets import Jets
 from jetrep.model import ClassifierConfig, JetModel
-from jetrep.objectives.self_distillation import SelfDistillationConfig
+from jetrep.objectives.self_distillation import PRESETS, SelfDistillationConfig
 from jetrep.report.files import replacing
 from jetrep.studies.probe import randomized
 from jetrep.training.checkpoint import load_model
@@ -48,11 +48,11 @@ class Pretraining:
     """
 
     features: FeatureConfig = FeatureConfig()
-    encoder: TransformerConfig = TransformerConfig()
-    objective: SelfDistillationConfig = SelfDistillationConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(layer_decay=0.9)
+    encoder: TransformerConfig = SIZES["laptop"]
+    objective: SelfDistillationConfig = PRESETS["small_batch"]
+    optimizer: OptimizerConfig = OptimizerConfig(lr=3e-3, layer_decay=0.9)
     epochs: int = 10
-    batch_size: int = 256
+    batch_size: int = 128
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Finetuning:
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = 20
     patience: int = 5
-    batch_size: int = 256
+    batch_size: int = 128
     encoder_lr: float = 0.1
     head: ClassifierConfig = ClassifierConfig()
     n_labels: int | None = None
@@ -92,7 +92,8 @@ class Stores:
 
     def hashes(self) -> dict[str, dict[str, str]]:
         """Content of every store."""
-        return {name: dict(data_hashes(stores or [])) for name, stores in vars(self).items()}
+        # By field, since `vars` holds the cached properties too.
+        return {field.name: dict(data_hashes(getattr(self, field.name) or [])) for field in fields(self)}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -241,7 +242,7 @@ class Protocol:
                         return {name: saved[name] for name in saved.files if name != "key"}
             result = compute()
             with replacing(file) as stream:
-                np.savez(stream, allow_pickle=False, key=np.array(key), **result)
+                np.savez(stream, key=np.array(key), **result)
             return result
 
         return scores

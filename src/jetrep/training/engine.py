@@ -26,9 +26,9 @@ from jetrep.encoders.transformer import JetTransformer
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.monitors import alarms
+from jetrep.objectives.schedules import warmup_cosine
 from jetrep.progress import progress
 from jetrep.training.batches import ShuffledBatches
-from jetrep.training.schedules import warmup_cosine
 
 __all__ = ["EngineConfig", "OptimizerConfig", "fit"]
 

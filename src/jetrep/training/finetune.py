@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from jetrep.encoders.transformer import Pooling, TransformerConfig
+from jetrep.encoders.transformer import SIZES, Pooling, TransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import Jets
@@ -33,7 +33,7 @@ def finetune(
     *,
     out: Path,
     from_run: Path | Literal["none"] = "none",
-    encoder: TransformerConfig = TransformerConfig(),
+    encoder: TransformerConfig = SIZES["laptop"],
     features: FeatureConfig = FeatureConfig(),
     head: ClassifierConfig = ClassifierConfig(),
     pooling: Pooling = "cls+mean",
@@ -46,7 +46,7 @@ def finetune(
     optimizer: OptimizerConfig = OptimizerConfig(),
     epochs: int = 20,
     patience: int = 5,
-    batch_size: int = 256,
+    batch_size: int = 128,
     classes: list[str] | None = None,
     max_jets: int | None = None,
     seed: int = 0,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from jetrep.errors import InputError
-from jetrep.training.schedules import cosine
+from jetrep.objectives.schedules import cosine
 
 __all__ = ["fit_head"]
 

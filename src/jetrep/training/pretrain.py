@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from jetrep.encoders.transformer import JetTransformer, TransformerConfig
+from jetrep.encoders.transformer import SIZES, JetTransformer, TransformerConfig
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
-from jetrep.objectives.self_distillation import SelfDistillation, SelfDistillationConfig
+from jetrep.objectives.self_distillation import PRESETS, SelfDistillation, SelfDistillationConfig
 from jetrep.training.batches import ShuffledBatches
 from jetrep.training.checkpoint import save_model
 from jetrep.training.data import load_jets
@@ -26,11 +26,11 @@ def pretrain(
     *,
     out: Path,
     features: FeatureConfig = FeatureConfig(),
-    encoder: TransformerConfig = TransformerConfig(),
-    objective: SelfDistillationConfig = SelfDistillationConfig(),
-    optimizer: OptimizerConfig = OptimizerConfig(layer_decay=0.9),
+    encoder: TransformerConfig = SIZES["laptop"],
+    objective: SelfDistillationConfig = PRESETS["small_batch"],
+    optimizer: OptimizerConfig = OptimizerConfig(lr=3e-3, layer_decay=0.9),
     epochs: int = 10,
-    batch_size: int = 256,
+    batch_size: int = 128,
     classes: list[str] | None = None,
     max_jets: int | None = None,
     max_particles: int | None = None,
