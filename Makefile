@@ -31,7 +31,7 @@ benchmarks: $(READY)  ## speed beside the peers, one JSON object each
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --json || exit 1; done
 
 docs: $(READY)  ## the documentation as a site, in site/
-	$(BIN)/python -m pip install --quiet '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 clean:  ## remove the environment and caches, keep stores and runs

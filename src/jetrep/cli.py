@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads that wait must not spin: on a machine that others use too, spinning makes small models ten times slower.
     # The OpenMP runtime reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = lambda message, *_, **__: f"jetrep: {message}\n"
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())

@@ -19,8 +19,8 @@ def progress(
 ) -> tqdm[Any]:
     """A progress bar over ``iterable``, or one to be advanced by ``bar.update(n)``.
 
-    It appears after two seconds. In a terminal it is redrawn in place; in a log file it prints a line
-    every 15 seconds.
+    It appears after two seconds. In a terminal it is redrawn in place and vanishes when done; in a log file it is
+    printed every 15 seconds, and stays.
 
     Args:
         iterable: what to iterate over; ``None`` for a bar that is advanced by hand.
@@ -38,7 +38,7 @@ def progress(
         unit_scale=True,
         delay=2.0,
         mininterval=0.2 if terminal else 15.0,
-        leave=terminal,
+        leave=not terminal,
         disable=quiet,
         dynamic_ncols=terminal,
         file=sys.stderr,

@@ -129,7 +129,7 @@ class ResultsTable:
         table = Table(
             title=escape(self.title), caption=escape(self.caption(errors)), caption_justify="left", header_style="bold"
         )
-        table.add_column("Method", no_wrap=True)
+        table.add_column("Method", overflow="fold")
         for domain in self.domains if layout == "wide" else ("",):
             for metric in self.metrics:
                 heading = "\n".join([*filter(None, [domain]), *_heading(metric).split(" (", 1)])
@@ -150,6 +150,13 @@ class ResultsTable:
         wide = self.to_rich()
         fits = console.measure(wide, options=options.update(width=10_000)).maximum <= options.max_width
         yield wide if fits else self.to_rich(layout="long")
+
+    def show(self) -> None:
+        """Print to standard output; into a file or a pipe at full width, since nobody can widen it there later."""
+        console = Console()
+        if not console.is_terminal:
+            console.width = max(console.width, 200)
+        console.print(self)
 
     def to_markdown(self, errors: Errors = "total") -> str:
         """A GitHub-flavoured Markdown table with its caption below."""

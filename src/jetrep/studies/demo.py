@@ -43,8 +43,8 @@ def demo(
     out: Path = Path("demo"),
     seeds: int = 3,
     workers: int | None = None,
-    pretraining: Pretraining = Pretraining(),
-    finetuning: Finetuning = Finetuning(),
+    pretraining: Pretraining = Pretraining(epochs=2),
+    finetuning: Finetuning = Finetuning(epochs=10),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """The whole story on this machine: simulate, pretrain without labels, fine-tune, judge on both domains.

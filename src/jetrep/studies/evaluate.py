@@ -102,7 +102,7 @@ def evaluate(
     if projection:
         draw_embedding(model, tests, out / "embedding.png", seed=seed, quiet=quiet)
     if not quiet:
-        Console().print(table)
+        table.show()
         Console(stderr=True, highlight=False).print(f"results and figures: {out}")
     return table.to_json()
 

@@ -108,7 +108,7 @@ def probe(
     if out is not None:
         table.save(out)
     if not quiet:
-        Console().print(table)
+        table.show()
     return table.to_json()
 
 

@@ -172,7 +172,10 @@ class Protocol:
     def pretrained(self) -> Path:
         """The pretrained run, trained now if it is not there."""
         settings = {name: getattr(self.pretraining, name) for name in self.pretraining.__dataclass_fields__}
-        return pretrain(self.stores.collisions, out=self.folder / "pretrain", **settings, **self._common())
+        out = self.folder / "pretrain"
+        # Asked for by every row that needs it; only the first time there is something to tell.
+        common = self._common() | {"quiet": self.quiet or (out / "model.json").exists()}
+        return pretrain(self.stores.collisions, out=out, **settings, **common)
 
     def _common(self) -> dict[str, Any]:
         return {"seed": self.seed, "engine": self.engine, "quiet": self.quiet}

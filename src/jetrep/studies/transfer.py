@@ -132,6 +132,6 @@ def transfer(
     table.save(out / "results.md")
     draw_study(table, stores, scores, out, quiet=quiet)
     if not quiet:
-        Console().print(table)
+        table.show()
         say(f"results and figures: {out}")
     return record

@@ -25,7 +25,6 @@ from torch import Tensor
 from jetrep.encoders.transformer import JetTransformer
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
-from jetrep.objectives.monitors import alarms
 from jetrep.objectives.schedules import warmup_cosine
 from jetrep.progress import progress
 from jetrep.training.batches import ShuffledBatches
@@ -186,7 +185,7 @@ class MetricsLog(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
         # A net that has hardly been trained may look collapsed.
-        for sentence in alarms(values) if step >= min(_TRAINED, self.total_steps) else ():
+        for sentence in pl_module.objective.alarms(values) if step >= min(_TRAINED, self.total_steps) else ():
             if sentence not in self.warned:
                 self.warned.add(sentence)
                 warnings.warn(f"step {step}: {sentence}", stacklevel=1)
