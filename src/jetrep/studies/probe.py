@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 
 from jetrep.encoders.transformer import JetTransformer
 from jetrep.errors import InputError

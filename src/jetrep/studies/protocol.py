@@ -244,8 +244,9 @@ class Protocol:
                     if str(saved["key"]) == key:
                         return {name: saved[name] for name in saved.files if name != "key"}
             result = compute()
+            arrays: dict[str, Any] = {"key": np.array(key), **result}
             with replacing(file) as stream:
-                np.savez(stream, key=np.array(key), **result)
+                np.savez(stream, **arrays)
             return result
 
         return scores
