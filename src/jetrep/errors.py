@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+__all__ = ["InputError", "JetrepError", "at_least"]
+
 
 class JetrepError(Exception):
     """Base of all errors that the command line prints as one line, without a traceback."""
@@ -48,3 +50,14 @@ class InputError(JetrepError):
         # Exceptions are pickled by their positional arguments; this one comes back whole from a worker process.
         again = partial(type(self), self.problem, remedy=self.remedy, file=self.file, jet=self.jet, field=self.field)
         return again, ()
+
+
+def at_least(minimum: float, **settings: float | None) -> None:
+    """Refuse settings below ``minimum``, NaN among them; None stands for a setting that was not given.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name, value in settings.items():
+        if value is not None and not value >= minimum:
+            raise InputError(f"is {value}", field=name, remedy=f"give {minimum} or more")

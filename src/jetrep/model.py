@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jetrep.encoders.heads import ClassifierHead
 from jetrep.encoders.transformer import Encoded, JetTransformer, Pooling, TransformerConfig
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import JetBatch, Jets
 from jetrep.progress import progress
@@ -32,6 +32,12 @@ class ClassifierConfig:
 
     hidden: tuple[int, ...] = (64, 32)
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for width in self.hidden:
+            at_least(1, **{"head.hidden": width})
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"is {self.dropout}", field="head.dropout", remedy="give a number from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class ModelConfig:
     n_subjets: int = ALL
     max_particles: int | None = None
     classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        at_least(0, n_subjets=self.n_subjets)
+        at_least(1, max_particles=self.max_particles)
 
 
 class JetModel(nn.Module):
@@ -84,8 +94,10 @@ class JetModel(nn.Module):
 
     def view(self, jets: Jets) -> Jets:
         """The jets as this model wants them: truncated, and clustered if it looks at subjets."""
-        if self.config.max_particles is not None:
-            jets = jets.leading(self.config.max_particles)
+        limit = self.config.max_particles
+        # Jets that are short enough keep their merge history.
+        if limit is not None and jets.counts.max(initial=0) > limit:
+            jets = jets.leading(limit)
         if self.config.n_subjets != ALL and jets.history is None:
             jets = jets.clustered()
         return jets

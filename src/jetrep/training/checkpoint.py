@@ -6,8 +6,6 @@ Loading never runs code that came with a model: tensors are read by safetensors,
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +15,12 @@ import torch
 import xxhash
 from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from jetrep import __version__
 from jetrep.errors import InputError
 from jetrep.model import JetModel, ModelConfig
+from jetrep.report.files import replacing
 
 __all__ = ["SCHEMA_VERSION", "load_model", "model_record", "save_model", "weights_hash"]
 
@@ -30,14 +29,18 @@ WEIGHTS, RECORD = "model.safetensors", "model.json"
 
 
 def save_model(model: JetModel, run: Path, *, provenance: Mapping[str, Any]) -> None:
-    """Write weights and record into the folder ``run``; a reader sees both of them complete, or the former ones.
+    """Write weights and record into the folder ``run``; a reader never sees half of either.
+
+    The record comes last: where it stands, the weights are complete.
 
     Args:
         model: what to save; tensors are stored on the CPU in their own precision.
         run: folder, made if needed.
         provenance: how the model came about (data hashes, settings, metrics); anything JSON can hold.
+
+    Raises:
+        InputError: if the disk refuses.
     """
-    run.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     record = {
         "format": "jetrep-model",
@@ -48,13 +51,12 @@ def save_model(model: JetModel, run: Path, *, provenance: Mapping[str, Any]) -> 
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "provenance": dict(provenance),
     }
-    with tempfile.TemporaryDirectory(dir=run, prefix=".saving-") as folder:
-        save_file(weights, Path(folder) / WEIGHTS)
-        (Path(folder) / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
-        for name in (WEIGHTS, RECORD):
-            with (Path(folder) / name).open("rb") as stream:
-                os.fsync(stream.fileno())
-            (Path(folder) / name).replace(run / name)
+    text = json.dumps(record, indent=2, default=str) + "\n"
+    with replacing(run / RECORD) as record_stream:
+        record_stream.write(text.encode())
+        record_stream.flush()  # a full disk shows before the weights are replaced
+        with replacing(run / WEIGHTS) as stream:
+            stream.write(save(weights))
 
 
 def model_record(run: Path) -> dict[str, Any]:
@@ -70,13 +72,16 @@ def model_record(run: Path) -> dict[str, Any]:
         )
     try:
         record = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"not valid JSON ({error})", file=path, remedy="train again, or restore the file") from error
     if not isinstance(record, dict) or record.get("format") != "jetrep-model":
         raise InputError("not the record of a jetrep model", file=path, remedy="give another folder")
-    if record["schema_version"] > SCHEMA_VERSION:
+    schema = record.get("schema_version")
+    if not isinstance(schema, int):
+        raise InputError(f"schema version {schema!r} is not a number", file=path, remedy="give another folder")
+    if schema > SCHEMA_VERSION:
         raise InputError(
-            f"written by a newer jetrep (schema {record['schema_version']} > {SCHEMA_VERSION})",
+            f"written by a newer jetrep (schema {schema} > {SCHEMA_VERSION})",
             file=path,
             remedy="upgrade jetrep",
         )
@@ -86,7 +91,10 @@ def model_record(run: Path) -> dict[str, Any]:
 def weights_hash(run: Path) -> str:
     """Identity of the weights of a saved model (xxHash, 128 bits)."""
     model_record(run)
-    return xxhash.xxh3_128_hexdigest((run / WEIGHTS).read_bytes())
+    try:
+        return xxhash.xxh3_128_hexdigest((run / WEIGHTS).read_bytes())
+    except OSError as error:
+        raise _unreadable(run, error) from error
 
 
 def load_model(run: Path) -> JetModel:
@@ -110,9 +118,7 @@ def load_model(run: Path) -> JetModel:
     try:
         model.load_state_dict(load_file(run / WEIGHTS))
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"weights cannot be read ({str(error).splitlines()[0]})", file=run / WEIGHTS, remedy="train again"
-        ) from error
+        raise _unreadable(run, error) from error
     except RuntimeError as error:
         raise InputError(
             f"weights do not fit the configuration ({' '.join(str(error).split())[:200]})",
@@ -120,3 +126,8 @@ def load_model(run: Path) -> JetModel:
             remedy="restore the pair of files that one run wrote",
         ) from error
     return model.eval()
+
+
+def _unreadable(run: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return InputError(f"weights cannot be read ({reason})", file=run / WEIGHTS, remedy="train again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,12 +15,16 @@ from jetrep.model import JetModel
 from jetrep.objectives.supervised import Supervised
 from jetrep.training.batches import ShuffledBatches
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
+from jetrep.training.run import RunFolder
 
 __all__ = ["train_classifier"]
 
 
 class _BestEpoch(Callback):
-    """After each epoch, the loss on held-out jets: keeps the best weights, and stops when they no longer improve."""
+    """After each epoch, the loss on held-out jets: keeps the best weights, and stops when they no longer improve.
+
+    Of several processes each judges all held-out jets, so that all keep the same weights; they stop together.
+    """
 
     def __init__(self, model: JetModel, valid: Jets, class_weights: Tensor, every: int, patience: int) -> None:
         self.model, self.valid, self.class_weights = model, valid, class_weights
@@ -46,8 +49,8 @@ class _BestEpoch(Callback):
         loss = self._loss()
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.best_weights = loss, step, self._weights()
-        elif step - self.best_step >= self.patience * self.every:
-            trainer.should_stop = True
+        stop = step - self.best_step >= self.patience * self.every
+        trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(stop, all=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Survives a resume: the best epoch may lie before it."""
@@ -70,7 +73,7 @@ def train_classifier(
     epochs: int,
     patience: int,
     batch_size: int,
-    run: Path,
+    run: RunFolder,
     engine: EngineConfig,
     seed: int,
     quiet: bool = False,
@@ -86,13 +89,15 @@ def train_classifier(
         optimizer: AdamW and its schedule.
         epochs: passes over the training jets.
         patience: epochs without improvement before training stops.
-        batch_size: jets per step; the whole set, if that is smaller.
+        batch_size: jets per step; the whole set (or what of it the processes can share), if that is smaller.
         run: folder for metrics and for the state to resume from.
         engine: hardware, precision, logs.
         seed: determines batches and dropout.
         quiet: show no progress.
     """
-    batches = ShuffledBatches(train, min(batch_size, len(train)), seed)
+    if len(train) < batch_size:
+        batch_size = max(len(train) - len(train) % engine.processes, engine.processes)
+    batches = ShuffledBatches(train, batch_size, seed)
     best = _BestEpoch(model, valid, class_weights, batches.steps_per_epoch, patience)
     fit(
         Supervised(model, class_weights, encoder_lr),

@@ -1,38 +1,39 @@
-"""One training loop for every objective, on Lightning: devices, precision, clipping, resuming and logs.
+"""One training loop for every objective, on Lightning: devices, precision, clipping and resuming.
 
 The physics and the mathematics of a step stand in the objective (`jetrep.objectives`); this module only drives it.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import logging
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from jetrep.encoders.transformer import JetTransformer
+from jetrep.errors import InputError, at_least
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.schedules import warmup_cosine
-from jetrep.progress import progress
 from jetrep.training.batches import ShuffledBatches
+from jetrep.training.metrics import MetricsLog
+from jetrep.training.resume import ResumeState
+from jetrep.training.run import METRICS, RESUME, RunFolder
 
 __all__ = ["EngineConfig", "OptimizerConfig", "fit"]
-
-_TRAINED = 300  # steps
-METRICS, RESUME = "metrics.jsonl", "resume.ckpt"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class OptimizerConfig:
     warmup: float = 0.1
     final_lr: float = 0.05
     clip: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "eps", "layer_decay", "warmup", "final_lr", "clip"):
+            at_least(0, **{f"optimizer.{name}": getattr(self, name)})
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"are {self.betas}", field="optimizer.betas", remedy="give numbers from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,15 @@ class EngineConfig:
     checkpoint_every: int = 200
     logger: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
 
+    def __post_init__(self) -> None:
+        for name in ("devices", "num_nodes", "log_every", "checkpoint_every"):
+            at_least(1, **{f"engine.{name}": getattr(self, name)})
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that share each batch."""
+        return self.devices * self.num_nodes
+
 
 class _Batches:
     """What Lightning iterates over: it begins at the step that the run has reached."""
@@ -94,9 +110,8 @@ class _Batches:
         self.module, self.batches = module, batches
 
     def __iter__(self) -> Iterator[JetBatch]:
-        self.batches.rank = self.module.global_rank
-        self.batches.world_size = self.module.trainer.world_size
-        return self.batches.from_step(self.module.global_step)
+        share = replace(self.batches, rank=self.module.global_rank, world_size=self.module.trainer.world_size)
+        return share.from_step(self.module.global_step)
 
 
 class TrainingModule(L.LightningModule):
@@ -149,57 +164,6 @@ class TrainingModule(L.LightningModule):
         return batch.to(device)
 
 
-class MetricsLog(Callback):
-    """Writes metrics.jsonl, moves the progress bar, and says aloud when training goes wrong."""
-
-    def __init__(self, path: Path, total_steps: int, every: int, description: str, quiet: bool) -> None:
-        self.path, self.total_steps, self.every = path, total_steps, every
-        self.description, self.quiet = description, quiet
-        self.warned: set[str] = set()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the lines that a killed run wrote after its last checkpoint, and open the bar."""
-        if trainer.is_global_zero and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= trainer.global_step]
-            self.path.write_text("".join(line + "\n" for line in kept))
-        self.bar = progress(
-            total=self.total_steps,
-            description=self.description,
-            unit="step",
-            quiet=self.quiet or not trainer.is_global_zero,
-        )
-        self.bar.update(trainer.global_step)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """One step of the bar; a line of the log every so often."""
-        self.bar.update(1)
-        step = trainer.global_step
-        if (step % self.every and step != self.total_steps) or not trainer.is_global_zero:
-            return
-        values = {name: float(value) for name, value in pl_module.metrics.items()}
-        values["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
-        self.bar.set_postfix(loss=f"{values['loss']:.3f}")
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step)
-        # A net that has hardly been trained may look collapsed.
-        for sentence in pl_module.objective.alarms(values) if step >= min(_TRAINED, self.total_steps) else ():
-            if sentence not in self.warned:
-                self.warned.add(sentence)
-                warnings.warn(f"step {step}: {sentence}", stacklevel=1)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
-        self.bar.close()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Close the bar before the message is printed."""
-        if hasattr(self, "bar"):
-            self.bar.close()
-
-
 def _logger(config: EngineConfig, run: Path) -> Logger | bool:
     if config.logger == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
@@ -220,7 +184,7 @@ def fit(
     objective: Objective,
     batches: ShuffledBatches,
     *,
-    run: Path,
+    run: RunFolder,
     total_steps: int,
     optimizer: OptimizerConfig,
     engine: EngineConfig,
@@ -229,7 +193,7 @@ def fit(
     callbacks: list[Callback] | None = None,
     quiet: bool = False,
 ) -> None:
-    """Train ``objective`` for ``total_steps``, from the checkpoint in ``run`` if there is one.
+    """Train ``objective`` for ``total_steps``, from the state in ``run`` if there is one.
 
     Args:
         objective: trained in place.
@@ -242,15 +206,33 @@ def fit(
         description: label of the progress bar.
         callbacks: further Lightning callbacks.
         quiet: show no progress.
+
+    Raises:
+        InputError: if the hardware or logger asked for is not there, the batch cannot be shared by the processes, the
+            state to resume from is damaged, the disk is full, or the loss is not finite.
     """
+    at_least(1, total_steps=total_steps)
+    replace(batches, world_size=engine.processes)  # raises if it cannot be shared
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    run.mkdir(parents=True, exist_ok=True)
     module = TrainingModule(objective, optimizer, total_steps, seed)
     if engine.compile:
         for part in objective.modules():
             if isinstance(part, JetTransformer):
                 part.compile(dynamic=True)
+    log = MetricsLog(run.path / METRICS, total_steps, engine.log_every, description, quiet)
+    with warnings.catch_warnings():
+        # Lightning's advice on data-loader workers and log directories does not apply to batches made in place.
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+        trainer = _trainer(module, engine, run.path, [log, *(callbacks or [])])
+        run.begin()
+        with _interruptible(), _disk_errors(run.path):
+            trainer.fit(module, train_dataloaders=_Batches(module, batches), ckpt_path=run.state, weights_only=True)
+
+
+def _trainer(module: TrainingModule, engine: EngineConfig, run: Path, callbacks: list[Callback]) -> L.Trainer:
+    """Lightning's trainer; what it cannot do with this machine is told in one line."""
     checkpoint = ModelCheckpoint(
         dirpath=run,
         filename=Path(RESUME).stem,
@@ -258,41 +240,34 @@ def fit(
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
-    with warnings.catch_warnings():
-        # Lightning's advice on data-loader workers and log directories does not apply to batches made in place.
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
-        trainer = L.Trainer(
+    try:
+        return L.Trainer(
             accelerator=engine.accelerator,
             devices=engine.devices,
             num_nodes=engine.num_nodes,
             strategy=engine.strategy,
             precision=engine.precision,
-            max_steps=total_steps,
+            max_steps=module.total_steps,
             logger=_logger(engine, run),
-            callbacks=[
-                checkpoint,
-                MetricsLog(run / METRICS, total_steps, engine.log_every, description, quiet),
-                *(callbacks or []),
-            ],
+            callbacks=[checkpoint, *callbacks],
+            plugins=[ResumeState(module)],
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        resume = run / RESUME
-        with _interruptible():
-            trainer.fit(
-                module,
-                train_dataloaders=_Batches(module, batches),
-                ckpt_path=resume if resume.exists() else None,
-                weights_only=True,
-            )
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as problem:
+        raise InputError(
+            " ".join(str(problem).split()), field="engine", remedy="choose what this machine has"
+        ) from problem
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Lightning turns Ctrl-C into an exit and ignores the next one; this gives both back to the caller."""
+    """Lightning turns Ctrl-C into an exit and ignores the next one; this gives both back to the caller.
+
+    On SIGTERM it ends, without another handler, as if all were done; here the exit code tells that it is not.
+    """
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -300,7 +275,25 @@ def _interruptible() -> Iterator[None]:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
-        raise
+        raise SystemExit(stop.code or 128 + signal.SIGTERM) from stop
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+
+@contextmanager
+def _disk_errors(run: Path) -> Iterator[None]:
+    """Logs are written in many places; whichever hits a full disk first, it is the run that cannot go on."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in _DISK:
+            raise
+        raise InputError(
+            f"cannot be written ({problem.strerror or problem})",
+            file=problem.filename or run,
+            remedy="free space or mend the folder, and give the same command again",
+        ) from problem

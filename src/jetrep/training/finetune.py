@@ -14,11 +14,11 @@ from rich.console import Console
 from torch import Tensor
 
 from jetrep.encoders.transformer import SIZES, Pooling, TransformerConfig
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import Jets
 from jetrep.model import ClassifierConfig, JetModel, ModelConfig
-from jetrep.training.checkpoint import load_model, save_model, weights_hash
+from jetrep.training.checkpoint import load_model, weights_hash
 from jetrep.training.classifier import train_classifier
 from jetrep.training.data import load_jets
 from jetrep.training.engine import EngineConfig, OptimizerConfig
@@ -90,6 +90,10 @@ def finetune(
         The folder of the run.
     """
     settings = run_settings("finetune", locals())
+    at_least(1, epochs=epochs, batch_size=batch_size, patience=patience)
+    at_least(0, encoder_lr=encoder_lr, seed=seed)
+    if not 0 < validation < 1:
+        raise InputError(f"is {validation}", field="validation", remedy="give a fraction between 0 and 1")
     pretrained = None if str(from_run) == "none" else Path(from_run)
     if pretrained is not None:
         settings["from_weights"] = weights_hash(pretrained)
@@ -102,7 +106,7 @@ def finetune(
         Console(stderr=True, quiet=quiet).print(f"{out}: already trained with these settings")
         return out
     start = time.monotonic()
-    jets = load_jets(data, classes=classes, max_jets=max_jets)
+    jets = load_jets(data, classes=classes, max_jets=max_jets, labelled=True)
     jets = jets[stratified_subset(jets.truth, n_labels, seed)]
     if pretrained is None:
         # Initial weights are drawn under the seed of the run, and the caller's random state is left alone.
@@ -127,14 +131,13 @@ def finetune(
             epochs=epochs,
             patience=patience,
             batch_size=batch_size,
-            run=out,
+            run=run,
             engine=engine,
             seed=seed,
             quiet=quiet,
         )
-    history = {"n_train": len(train), "n_valid": len(valid), "seconds": round(time.monotonic() - start, 1)}
-    save_model(model, out, provenance=settings | history)
-    run.finish()
+    seconds = round(time.monotonic() - start, 1)
+    run.finish(model, {"n_train": len(train), "n_valid": len(valid), "seconds": seconds})
     return out
 
 
@@ -144,10 +147,11 @@ def stratified_subset(labels: NDArray[np.int64], n: int | None, seed: int) -> ND
     Subsets of one seed are nested: each is the beginning of every larger one, up to the rounding of the shares.
 
     Raises:
-        InputError: if there are fewer than ``n`` jets.
+        InputError: if there are fewer than ``n`` jets, or ``n`` is below one.
     """
     if n is None:
         return np.arange(len(labels))
+    at_least(1, n_labels=n)
     if n > len(labels):
         raise InputError(f"{len(labels)} labelled jets, fewer than {n}", field="n_labels", remedy="ask for fewer")
     order = np.random.default_rng((seed, 1)).permutation(len(labels))

@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 
 from jetrep.encoders.transformer import SIZES, JetTransformer, TransformerConfig
+from jetrep.errors import at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.self_distillation import PRESETS, SelfDistillation, SelfDistillationConfig
 from jetrep.training.batches import ShuffledBatches
-from jetrep.training.checkpoint import save_model
 from jetrep.training.data import load_jets
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
 from jetrep.training.run import RunFolder, run_settings
@@ -65,11 +65,13 @@ def pretrain(
         The folder of the run.
     """
     settings = run_settings("pretrain", locals())
+    at_least(1, epochs=epochs, batch_size=batch_size, max_particles=max_particles)
+    at_least(0, seed=seed)
     run = RunFolder(out, settings, overwrite=overwrite)
     if run.finished:
         Console(stderr=True, quiet=quiet).print(f"{out}: already trained with these settings")
         return out
-    jets = load_jets(data, classes=classes, max_jets=max_jets).with_labels(None)
+    jets = load_jets(data, classes=classes, max_jets=max_jets, labelled=None if classes else False).with_labels(None)
     if max_particles is not None:
         jets = jets.leading(max_particles)
     if jets.history is None:
@@ -83,7 +85,7 @@ def pretrain(
     fit(
         module,
         batches,
-        run=out,
+        run=run,
         total_steps=epochs * batches.steps_per_epoch,
         optimizer=optimizer,
         engine=engine,
@@ -94,6 +96,5 @@ def pretrain(
     model = JetModel(
         ModelConfig(features=features, encoder=encoder, max_particles=max_particles), module.features, module.encoder
     )
-    save_model(model, out, provenance=settings | {"n_jets": len(jets), "seconds": round(time.monotonic() - start, 1)})
-    run.finish()
+    run.finish(model, {"n_jets": len(jets), "seconds": round(time.monotonic() - start, 1)})
     return out

@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, and whether it may be resumed."""
+"""The folder of a run: its settings, whether it may be resumed, and its model once that is trained."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from jetrep.errors import InputError
-from jetrep.training.checkpoint import RECORD, WEIGHTS
+from jetrep.model import JetModel
+from jetrep.report.files import replacing
+from jetrep.training.checkpoint import RECORD, WEIGHTS, save_model
 from jetrep.training.data import data_hashes
-from jetrep.training.engine import METRICS, RESUME
 
-__all__ = ["RunFolder", "run_settings"]
+__all__ = ["METRICS", "RESUME", "RunFolder", "run_settings"]
 
+METRICS, RESUME = "metrics.jsonl", "resume.ckpt"
 _SETTINGS = "settings.json"
 
 
@@ -41,6 +45,9 @@ def run_settings(verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 class RunFolder:
     """A run's folder holds one run: the same settings resume it, other settings need ``overwrite``.
 
+    Nothing is written before `begin`, so that a command that fails on its input leaves no trace. Of several processes
+    that train together only the first writes.
+
     Args:
         path: the folder, made if needed.
         settings: everything that determines the result; anything JSON can hold.
@@ -53,34 +60,79 @@ class RunFolder:
     path: Path
     settings: Mapping[str, Any]
     overwrite: bool = False
-    _record: Path = field(init=False)
+    _begun: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._record = self.path / _SETTINGS
-        wanted = json.loads(json.dumps(self.settings, default=str))
-        if self.path.exists() and any(self.path.iterdir()) and not self._record.exists():
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("is a file", file=self.path, remedy="give a folder with --out")
+        # Names with a dot are files that another process of this run is about to write.
+        occupied = self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir())
+        if not occupied:
+            return
+        if not (self.path / _SETTINGS).exists():
             raise InputError("the folder holds something else", file=self.path, remedy="choose another --out")
-        if self._record.exists():
-            found = json.loads(self._record.read_text())
-            if self.overwrite:
-                self._clear()
-            elif found != wanted:
-                changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-                raise InputError(
-                    f"the folder holds a run with other settings ({', '.join(changed)})",
-                    file=self.path,
-                    remedy="choose another --out, or --overwrite",
-                )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._record.write_text(json.dumps(wanted, indent=2) + "\n")
+        if not self.overwrite:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Whether the settings of the run that is there are ours."""
+        file = self.path / _SETTINGS
+        try:
+            found = json.loads(file.read_text())
+            if not isinstance(found, dict):
+                raise ValueError("not an object")
+        except (OSError, ValueError) as problem:
+            raise InputError(
+                f"the settings of the run cannot be read ({problem})",
+                file=file,
+                remedy="choose another --out, or --overwrite",
+            ) from problem
+        wanted = self._json()
+        if found != wanted:
+            changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            raise InputError(
+                f"the folder holds a run with other settings ({', '.join(changed)})",
+                file=self.path,
+                remedy="choose another --out, or --overwrite",
+            )
+
+    def _json(self) -> dict[str, Any]:
+        """The settings as they are read back."""
+        settings: dict[str, Any] = json.loads(json.dumps(self.settings, default=str))
+        return settings
 
     @property
     def finished(self) -> bool:
         """Whether the model of this run is there."""
-        return (self.path / RECORD).exists() and not (self.path / RESUME).exists()
+        return not self.overwrite and (self.path / RECORD).exists() and not (self.path / RESUME).exists()
 
-    def finish(self) -> None:
-        """The model is saved: the state to resume from is no longer needed."""
+    @property
+    def state(self) -> Path | None:
+        """The state to resume from, if there is one."""
+        file = self.path / RESUME
+        return file if file.exists() and not self.overwrite else None
+
+    def begin(self) -> None:
+        """Note the settings, and forget the former run if there is one."""
+        if self._begun or not _first_process():
+            return
+        self._begun = True
+        if self.overwrite:
+            self._clear()
+        with replacing(self.path / _SETTINGS) as stream:
+            stream.write((json.dumps(self._json(), indent=2) + "\n").encode())
+
+    def finish(self, model: JetModel, history: Mapping[str, Any]) -> None:
+        """Save the trained model; the state to resume from is no longer needed.
+
+        Args:
+            model: the model.
+            history: what to note beside the settings: numbers of jets, seconds and the like.
+        """
+        if not _first_process():
+            return
+        self.begin()
+        save_model(model, self.path, provenance={**self.settings, **history})
         (self.path / RESUME).unlink(missing_ok=True)
 
     def _clear(self) -> None:
@@ -88,3 +140,8 @@ class RunFolder:
         for name in (_SETTINGS, METRICS, RESUME, RECORD, WEIGHTS):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+
+def _first_process() -> bool:
+    """Whether this process is the only one of its run, or the first of several; known before they meet."""
+    return not getattr(rank_zero_only, "rank", 0)
