@@ -33,7 +33,7 @@ _SAMPLES = (
     _Sample("collisions", ("qcd",), 20_000, "toptagging", "collisions", 1, unlabeled=True),
     _Sample("collisions-labelled", ("qcd", "top"), 1_500, "toptagging", "collisions", 2),
     _Sample("collisions-test", ("qcd", "top"), 3_000, "toptagging", "collisions", 3),
-    _Sample("simulation", ("qcd", "top"), 4_000, "jetnet", "default", 4),
+    _Sample("simulation", ("qcd", "top"), 3_000, "jetnet", "default", 4),
     _Sample("simulation-test", ("qcd", "top"), 3_000, "jetnet", "default", 5),
 )
 
@@ -44,7 +44,7 @@ def demo(
     seeds: int = 3,
     workers: int | None = None,
     pretraining: Pretraining = Pretraining(epochs=2),
-    finetuning: Finetuning = Finetuning(epochs=10),
+    finetuning: Finetuning = Finetuning(epochs=8),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """The whole story on this machine: simulate, pretrain without labels, fine-tune, judge on both domains.
