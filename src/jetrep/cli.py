@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
+import signal
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Callable
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
@@ -38,6 +42,17 @@ VERBS = {
 
 # Options whose natural name is a Python keyword.
 _ALIASES = {"--from": "--from_run"}
+
+_TERMINATED = 128 + signal.SIGTERM
+_REMEDIES = {
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "free space or choose another folder",
+    errno.EFBIG: "choose another folder",
+    errno.ENOENT: "check the name",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "choose a folder that can be written",
+}
 
 _HELP = """usage: jetrep VERB [options]
 
@@ -79,11 +94,20 @@ def _resolve(arguments: list[str]) -> list[str]:
     return resolved
 
 
+def _config_files(arguments: list[str]) -> list[str]:
+    """The YAML files among resolved arguments."""
+    apart = [value for name, value in pairwise(arguments) if name == "--config"]
+    return apart + [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        The exit code: 0 done, 1 bad input, 2 bad usage, 130 interrupted.
+        The exit code: 0 done, 1 bad input, 2 bad usage, 130 interrupted, 143 terminated.
+
+    Raises:
+        SystemExit: after ``--help`` and ``--print_config``.
     """
     # Threads that wait must not spin: on a machine that others use too, spinning makes small models ten times slower.
     # The OpenMP runtime reads this when torch is loaded.
@@ -100,18 +124,29 @@ def main(arguments: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"jetrep: there is no verb '{verb}'; choose from {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    arguments = _resolve(arguments[1:])
     try:
-        _run(verb, _resolve(arguments[1:]))
+        _run(verb, arguments)
+    except ArgumentError as error:
+        recipes = "".join(f"{name}, " for name in _config_files(arguments))
+        print(f"jetrep {verb}: {' '.join(str(error).split())}; see {recipes}jetrep {verb} --help", file=sys.stderr)
+        return 2
     except JetrepError as error:
         print(f"jetrep {verb}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"jetrep {verb}: {place}{error.strerror or error}", file=sys.stderr)
+        remedy = _REMEDIES.get(error.errno or 0, "check the disk and the network")
+        print(f"jetrep {verb}: {place}{error.strerror or error}; {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\njetrep {verb}: interrupted; the same command goes on where it can", file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        if stop.code != _TERMINATED:
+            raise
+        print(f"jetrep {verb}: terminated; the same command goes on where it can", file=sys.stderr)
+        return _TERMINATED
     return 0
 
 
@@ -128,7 +163,9 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
     help_of = {
         parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documentation.params
     }
-    parser = ArgumentParser(prog=f"jetrep {verb}", usage=_usage(verb, function), description=summary)
+    parser = ArgumentParser(
+        prog=f"jetrep {verb}", usage=_usage(verb, function), description=summary, exit_on_error=False
+    )
     parser.add_argument("--config", action="config", help="YAML file, or the name of a recipe")
     types = get_type_hints(function)
     own: set[str | int] = set()
@@ -169,12 +206,15 @@ def _usage(verb: str, function: Callable[..., Any]) -> str:
 def _run(verb: str, arguments: list[str]) -> Any:
     from jsonargparse import set_parsing_settings
 
+    from jetrep.store.interrupt import orderly_termination
+
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     function = getattr(importlib.import_module(VERBS[verb][0]), verb)
     parser = _parser(verb, function)
     settings = parser.instantiate(parser.parse_args(arguments)).as_dict()
     settings.pop("config", None)
-    return function(**settings)
+    with orderly_termination():
+        return function(**settings)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,23 @@ from typing import IO
 
 from jetrep.errors import InputError
 
-__all__ = ["replacing"]
+__all__ = ["check_writable", "replacing"]
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # can only be read by setting it
+
+
+def check_writable(folder: Path) -> None:
+    """Whether files can be written to ``folder``, to be asked before long work; a missing folder is not made yet.
+
+    Raises:
+        InputError: if a file is in the way, or permissions are missing.
+    """
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError("is a file, not a folder", file=nearest, remedy="choose another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError("the folder cannot be written", file=nearest, remedy="choose another folder")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jetrep.errors import at_least
 from jetrep.store.reader import Store
 from jetrep.store.simulate import simulate
 from jetrep.studies.protocol import Finetuning, Pretraining
@@ -64,6 +65,7 @@ def demo(
     Returns:
         What results.json holds.
     """
+    at_least(1, seeds=seeds)
     say = Console(stderr=True, quiet=quiet, highlight=False).print
     stores = {}
     for sample in _SAMPLES:

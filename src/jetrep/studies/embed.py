@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from jetrep.errors import InputError
 from jetrep.physics import fourvector as fv
-from jetrep.report.files import replacing
+from jetrep.report.files import check_writable, replacing
 from jetrep.training.checkpoint import load_model
 from jetrep.training.data import load_jets
 
@@ -34,6 +35,9 @@ def embed(run: Path, *, on: Path, out: Path, max_jets: int | None = None, quiet:
     Returns:
         The file.
     """
+    if out.is_dir():
+        raise InputError("is a folder", file=out, field="out", remedy="give the name of a Parquet file")
+    check_writable(out.parent)
     model = load_model(run)
     jets = load_jets([on], max_jets=max_jets)
     embedding = model.embed(jets, quiet=quiet)

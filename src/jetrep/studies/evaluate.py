@@ -10,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.evaluation.projection import project
 from jetrep.evaluation.tagging import discriminant, multiclass_metrics, rejection_curve, rejection_curve_band
 from jetrep.jets import Jets
 from jetrep.model import JetModel
 from jetrep.report.figures import RocCurve, embedding, roc, score_distributions
+from jetrep.report.files import check_writable
 from jetrep.report.measurement import Measurement
 from jetrep.report.style import save
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.environment import environment
+from jetrep.studies.testsets import choose_background, load_tests
 from jetrep.training.checkpoint import load_model, model_record
-from jetrep.training.data import data_hashes, labels_as, load_jets
+from jetrep.training.data import data_hashes
 
 __all__ = ["EFFICIENCIES", "draw_embedding", "evaluate"]
 
@@ -60,16 +62,16 @@ def evaluate(
     Returns:
         What evaluation.json holds.
     """
+    at_least(0, seed=seed)
+    at_least(2, n_bootstrap=n_bootstrap)
     model, record = load_model(run), model_record(run)
     classes = model.config.classes
     if model.head is None:
         raise InputError("a pretrained encoder, not a tagger", file=run, remedy="run jetrep finetune --from RUN first")
-    background = background or ("qcd" if "qcd" in classes else classes[0])
-    if background not in classes:
-        raise InputError(
-            f"there is no class '{background}'", file=run, field="background", remedy=f"known: {', '.join(classes)}"
-        )
-    tests = {store.name or str(store): labels_as(load_jets([store], max_jets=max_jets), classes) for store in on}
+    out = run / "evaluation" if out is None else out
+    check_writable(out)
+    background = choose_background(background, classes, run)
+    tests = load_tests(on, classes, background, max_jets=max_jets)
     probabilities = {domain: model.predict(jets, quiet=quiet) for domain, jets in tests.items()}
     results: dict[str, dict[str, dict[str, Measurement]]] = {}
     for domain, jets in tests.items():
@@ -87,20 +89,19 @@ def evaluate(
         f"{run.name} on {', '.join(tests)}",
         results,
         provenance={
-            "model": record["provenance"],
+            "model": record.get("provenance"),
             "data": data_hashes(on),
             "environment": environment(),
             "n_bootstrap": n_bootstrap,
             "seed": seed,
         },
     )
-    out = run / "evaluation" if out is None else out
     table.save(out / "evaluation.json")
     table.save(out / "evaluation.md")
     for signal in (name for name in classes if name != background):
         pair = (classes.index(background), classes.index(signal))
         _draw(probabilities, tests, classes, pair, out, "" if len(classes) == 2 else f"-{signal}", n_bootstrap, seed)
-    if projection:
+    if projection and sum(map(len, tests.values())) >= 3:
         draw_embedding(model, tests, out / "embedding.png", seed=seed, quiet=quiet)
     if not quiet:
         table.show()

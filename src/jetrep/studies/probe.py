@@ -11,17 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from jetrep.encoders.transformer import JetTransformer
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.evaluation.probes import PROBES, observables
 from jetrep.evaluation.probes import probe as probe_scores
 from jetrep.evaluation.tagging import multiclass_metrics
 from jetrep.jets import Jets
 from jetrep.model import JetModel
+from jetrep.report.files import check_writable
 from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.environment import environment
+from jetrep.studies.testsets import choose_background, load_tests
 from jetrep.training.checkpoint import load_model
-from jetrep.training.data import data_hashes, labels_as, load_jets
+from jetrep.training.data import data_hashes, load_jets
 from jetrep.training.finetune import stratified_subset
 
 __all__ = ["probe", "randomized"]
@@ -49,7 +51,7 @@ def probe(
         run: folder of a pretrained or fine-tuned run.
         train: labelled stores to train the probes on.
         on: labelled stores to judge them on.
-        out: JSON file for the table; none by default.
+        out: file for the table, .json or .md; none by default.
         kinds: probes: knn (20 neighbours), logistic, bdt (boosted trees); all by default.
         n_labels: train on this many jets, drawn by class and seed; all by default.
         n_subjets: embed each jet as this many kT subjets; 0 embeds all particles.
@@ -63,14 +65,18 @@ def probe(
     Returns:
         The table as JSON.
     """
+    at_least(0, seed=seed)
+    at_least(2, n_bootstrap=n_bootstrap)
+    if out is not None:
+        if out.suffix not in (".json", ".md"):
+            raise InputError(f"no table format is called '{out.suffix}'", file=out, remedy="use .json or .md")
+        check_writable(out.parent)
     model = load_model(run).with_view(n_subjets, max_particles)
-    train_jets = load_jets(train)
+    train_jets = load_jets(train, labelled=True)
     train_jets = train_jets[stratified_subset(train_jets.truth, n_labels, seed)]
     classes = train_jets.classes
-    background = background or ("qcd" if "qcd" in classes else classes[0])
-    if background not in classes:
-        raise InputError(f"there is no class '{background}'", field="background", remedy=f"known: {', '.join(classes)}")
-    tests = {store.name: labels_as(load_jets([store]), classes) for store in on}
+    background = choose_background(background, classes, train[0])
+    tests = load_tests(on, classes, background)
     sources: dict[str, Callable[[Jets], NDArray[Any]]] = {"frozen": model.embed}
     if baselines:
         sources |= {"random weights": randomized(model, seed).embed, "mass, multiplicity": observables}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jetrep.encoders.transformer import SIZES, TransformerConfig
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.evaluation.probes import ProbeKind, observables, probe
 from jetrep.features import FeatureConfig
 from jetrep.jets import Jets
@@ -23,7 +23,7 @@ from jetrep.objectives.self_distillation import PRESETS, SelfDistillationConfig
 from jetrep.report.files import replacing
 from jetrep.studies.probe import randomized
 from jetrep.training.checkpoint import load_model
-from jetrep.training.data import data_hashes, labels_as, load_jets
+from jetrep.training.data import data_hashes, load_jets, load_labelled
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.pretrain import pretrain
@@ -79,6 +79,11 @@ class Finetuning:
     n_labels: int | None = None
     n_target_labels: int | None = None
 
+    def __post_init__(self) -> None:
+        at_least(1, epochs=self.epochs, patience=self.patience, batch_size=self.batch_size)
+        at_least(1, n_labels=self.n_labels, n_target_labels=self.n_target_labels)
+        at_least(0, encoder_lr=self.encoder_lr)
+
 
 @dataclass(frozen=True)
 class Stores:
@@ -100,12 +105,12 @@ class Stores:
         """Background first: qcd, then the one signal.
 
         Raises:
-            InputError: if the simulation is unlabelled, or is not qcd and one signal.
+            InputError: if the simulation is unlabelled, or not of the classes qcd and one signal.
         """
-        names = load_jets(self.simulation).classes
+        names = load_jets(self.simulation, labelled=True).classes
         if len(names) != 2 or "qcd" not in names:
             raise InputError(
-                f"the study separates one signal from qcd, not {', '.join(names) or 'unlabelled jets'}",
+                f"the study separates one signal from qcd, not {', '.join(names)}",
                 file=self.simulation[0],
                 field="classes",
                 remedy="prepare the simulation with the classes qcd and the signal",
@@ -116,7 +121,33 @@ class Stores:
     def tests(self) -> Mapping[str, Jets]:
         """Test jets of both domains."""
         stores = {SIMULATION: self.simulation_test, COLLISIONS: self.collisions_test}
-        return {domain: labels_as(load_jets(paths), self.classes) for domain, paths in stores.items()}
+        return {domain: self.labelled(paths) for domain, paths in stores.items()}
+
+    def labelled(self, stores: list[Path], n: int | None = None) -> Jets:
+        """All jets of ``stores``, labelled by `classes`, of both of which there are some, and at least ``n``.
+
+        Raises:
+            InputError: if they are not such jets.
+        """
+        jets = load_labelled(stores, self.classes)
+        if len(present := np.unique(jets.truth)) < 2:
+            names = ", ".join(self.classes[label] for label in present)
+            raise InputError(f"all jets are {names}", file=stores[0], field="label", remedy="give jets of both classes")
+        if n is not None and n > len(jets):
+            raise InputError(f"holds {len(jets)} jets, fewer than {n}", file=stores[0], remedy="ask for fewer")
+        return jets
+
+    def check(self, finetuning: Finetuning) -> None:
+        """Look at all jets before the first of them is trained on, for mistakes that would show after hours.
+
+        Raises:
+            InputError: naming a store that the study cannot use.
+        """
+        load_jets(self.collisions, labelled=False)
+        self.labelled(self.simulation, finetuning.n_labels)
+        if self.collisions_labelled:
+            self.labelled(self.collisions_labelled, finetuning.n_target_labels)
+        assert self.tests
 
 
 @dataclass(frozen=True)
@@ -229,7 +260,7 @@ class Protocol:
         return scores
 
     def _labelled(self, stores: list[Path], n: int | None) -> Jets:
-        jets = labels_as(load_jets(stores), self.stores.classes)
+        jets = self.stores.labelled(stores)
         return jets[stratified_subset(jets.truth, n, self.seed)]
 
     def _cached(self, slug: str, compute: Callable[[], Scores]) -> Callable[[], Scores]:

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from jetrep.errors import InputError, at_least
 from jetrep.evaluation.tagging import TaggingMetrics, combine, tagging_metrics
-from jetrep.report.files import replacing
+from jetrep.report.files import check_writable, replacing
 from jetrep.report.tables import ResultsTable
+from jetrep.store.reader import Store
 from jetrep.studies.environment import environment
 from jetrep.studies.protocol import COLLISIONS, TARGET_LABELS, Finetuning, Pretraining, Protocol, Stores
 from jetrep.studies.transfer_figures import draw_study
-from jetrep.training.data import load_jets
 from jetrep.training.engine import EngineConfig
 
 __all__ = ["transfer"]
@@ -77,8 +78,19 @@ def transfer(
         What results.json holds.
     """
     say = Console(stderr=True, quiet=quiet, highlight=False).print
+    at_least(1, seeds=seeds, n_subjets=n_subjets, max_particles=max_particles)
+    at_least(2, n_bootstrap=n_bootstrap)
+    if engine.processes > 1:
+        raise InputError(
+            "the study runs in one process",
+            field="engine.devices",
+            remedy="train with several devices in OUT/seed-N/pretrain first, by jetrep pretrain, and resume here",
+        )
+    check_writable(out)
     stores = Stores(collisions, simulation, simulation_test, collisions_test, collisions_labelled)
-    n_collisions, n_simulation = len(load_jets(collisions)), finetuning.n_labels or len(load_jets(simulation))
+    stores.check(finetuning)
+    n_collisions = sum(len(Store(path)) for path in collisions)
+    n_simulation = finetuning.n_labels or sum(len(Store(path)) for path in simulation)
     metrics: dict[str, dict[str, list[TaggingMetrics]]] = {}
     scores: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
     seconds: dict[str, float] = {}
