@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
@@ -16,8 +17,11 @@ from jetrep.report.files import replacing
 __all__ = ["ResumeState"]
 
 
+_DIGEST = 16  # bytes
+
+
 class ResumeState(TorchCheckpointIO):
-    """How Lightning writes and reads checkpoints.
+    """How Lightning writes and reads checkpoints: the XXH3-128 of what `torch.save` gives, then that.
 
     Args:
         module: the module whose state it is.
@@ -35,6 +39,7 @@ class ResumeState(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         with replacing(Path(path)) as stream:
+            stream.write(xxhash.xxh3_128_digest(buffer.getbuffer()))
             stream.write(buffer.getbuffer())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -44,12 +49,15 @@ class ResumeState(TorchCheckpointIO):
             InputError: if the file is damaged, or the state of another model.
         """
         remedy = "remove the file, and the same command starts anew"
-        try:
-            state: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
-            found = {name: tensor.shape for name, tensor in state["state_dict"].items()}
-            steps = state["global_step"]
-        except Exception as problem:  # unpickling a damaged file may raise anything
-            raise InputError("the state to resume from is damaged", file=path, remedy=remedy) from problem
-        if found != {name: tensor.shape for name, tensor in self.module.state_dict().items()} or steps < 0:
+        content = memoryview(Path(path).read_bytes())
+        digest, content = content[:_DIGEST], content[_DIGEST:]
+        if digest != xxhash.xxh3_128_digest(content):
+            raise InputError("the state to resume from is damaged", file=path, remedy=remedy)
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=map_location, weights_only=weights_only)
+        if _shapes(state["state_dict"]) != _shapes(self.module.state_dict()):
             raise InputError("the state to resume from is that of another model", file=path, remedy=remedy)
         return state
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
