@@ -22,6 +22,7 @@ from jetrep.errors import InputError
 from jetrep.features import Features, ModelInput
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
+from jetrep.objectives.distributed import all_max, rank, world_size
 from jetrep.objectives.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn
 from jetrep.objectives.monitors import alarms, collapse_monitors
 from jetrep.objectives.schedules import cosine
@@ -183,6 +184,21 @@ def _distinct(inputs: list[ModelInput], resolved: Tensor) -> tuple[tuple[ModelIn
     return tuple(parts), place
 
 
+def _hidden(mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """`random_particles` of this rank, drawn with those of all: a jet is masked alike by any number of ranks.
+
+    Rank r of R has every R-th jet of the batch, from the r-th on.
+    """
+    n_ranks = world_size()
+    if n_ranks == 1:
+        return random_particles(mask, fraction, generator)
+    width = int(all_max(torch.tensor(mask.shape[1], device=mask.device)))
+    everyone = mask.new_zeros(n_ranks * len(mask), width)
+    own = (slice(rank(), None, n_ranks), slice(mask.shape[1]))
+    everyone[own] = mask
+    return random_particles(everyone, fraction, generator)[own]
+
+
 class SelfDistillation(Objective):
     """RINO's objective; see the module and `SelfDistillationConfig`.
 
@@ -267,7 +283,7 @@ class SelfDistillation(Objective):
         particles = hidden = None
         if c.ibot_weight:
             particles = inputs[scales.index(ALL)] if ALL in scales else self.features(batch)
-            hidden = random_particles(batch.mask, c.mask_fraction, generator)
+            hidden = _hidden(batch.mask, c.mask_fraction, generator)
         finest = torch.iinfo(torch.int64).max
         limits = torch.tensor([scale or finest for scale in scales], dtype=torch.long, device=batch.p4.device)
         resolved = batch.counts.unsqueeze(1) <= limits

@@ -13,6 +13,7 @@ from jetrep.errors import InputError
 from jetrep.jets import JetBatch
 from jetrep.model import JetModel
 from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
+from jetrep.objectives.distributed import all_sum, world_size
 
 __all__ = ["Supervised"]
 
@@ -45,11 +46,16 @@ class Supervised(Objective):
         return self.model.encoder
 
     def forward(self, batch: JetBatch, step: int, total_steps: int, generator: torch.Generator) -> StepOutput:
-        """Weighted cross-entropy, and the plain accuracy for the log."""
+        """Weighted cross-entropy, and the plain accuracy for the log.
+
+        The weights are normalised over the jets of all ranks, so that their number changes nothing.
+        """
         if batch.labels is None:
             raise InputError("the jets are unlabelled", field="label", remedy="supervised training needs labels")
         logits = self.model(batch).float()
-        loss = cross_entropy(logits, batch.labels, weight=self.class_weights)
+        each = cross_entropy(logits, batch.labels, weight=self.class_weights, reduction="none")
+        total = logits.new_tensor(len(each)) if self.class_weights is None else self.class_weights[batch.labels].sum()
+        loss = each.sum() / (all_sum(total) / world_size())
         return StepOutput(loss, {"accuracy": (logits.argmax(-1) == batch.labels).float().mean()})
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

@@ -1,0 +1,91 @@
+"""Two processes that share each batch train the model that one process trains, masks included, and write it once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jetrep import cli
+from jetrep.store.writer import StoreWriter
+from prong_jets import prong_jets
+
+ENCODER = "--encoder.width 16 --encoder.depth 2 --encoder.heads 2 --encoder.mlp_hidden 16 --encoder.n_registers 1"
+COMMON = f"{ENCODER} --epochs 3 --batch-size 16 --engine.accelerator cpu --engine.logger none --engine.log_every 1"
+# A teacher that follows at once shows every difference between the students.
+PRETRAIN = "--objective.head.n_prototypes 32 --objective.ema 0 --objective.ema_end 0"
+TWO = "--engine.devices 2 --engine.strategy ddp"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "store"
+    with StoreWriter(path, classes=("qcd", "top"), provenance={}) as writer:
+        writer.write(prong_jets(70))
+    return path
+
+
+def train(verb, store, out, settings):
+    """In one process, this one."""
+    command = [verb, str(store), "--out", str(out), "--quiet", *COMMON.split(), *settings.split()]
+    assert cli.main(command) == 0
+    return read(out)
+
+
+def train_in_two(verb, store, out, settings):
+    """Through the command line, which Lightning starts once more for the second process."""
+    command = [verb, str(store), "--out", str(out), *COMMON.split(), *settings.split(), *TWO.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "jetrep.cli", *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("100%") <= 1  # the second process shows no bar
+    return read(out)
+
+
+def read(out):
+    """Weights, and the losses: one line a step, so one process has written them."""
+    assert sorted(p.name for p in out.iterdir()) == [
+        "metrics.jsonl",
+        "model.json",
+        "model.safetensors",
+        "settings.json",
+    ]
+    log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 13))
+    return load_file(out / "model.safetensors"), torch.tensor([line["loss"] for line in log])
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings"),
+    [
+        ("pretrain", PRETRAIN),
+        ("finetune", "--validation 0.08 --head.dropout 0 --classes qcd top"),
+    ],
+)
+def test_two_processes_train_what_one_does(tmp_path, store, verb, settings):
+    one, losses = train(verb, store, tmp_path / "one", settings)
+    two, shared_losses = train_in_two(verb, store, tmp_path / "two", settings)
+    # Half of each batch has another loss: only the mean over both processes is that of the whole.
+    torch.testing.assert_close(shared_losses, losses, rtol=1e-4, atol=1e-4)
+    start, _ = train(verb, store, tmp_path / "start", f"{settings} --optimizer.lr 0")
+    assert one.keys() == two.keys()
+    moved = [name for name in one if (one[name] - start[name]).abs().max() > 1e-3]
+    assert len(moved) > len(one) / 2  # equality says something
+    for name, weights in one.items():
+        torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path, store, capsys):
+    command = ["pretrain", str(store), "--out", str(tmp_path / "run"), *COMMON.split(), "--batch-size", "15"]
+    assert cli.main([*command, *TWO.split()]) == 1
+    assert "a batch of 15 jets cannot be shared by 2 processes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
