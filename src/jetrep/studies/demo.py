@@ -31,7 +31,7 @@ class _Sample:
 
 
 _SAMPLES = (
-    _Sample("collisions", ("qcd",), 20_000, "toptagging", "collisions", 1, unlabeled=True),
+    _Sample("collisions", ("qcd",), 16_000, "toptagging", "collisions", 1, unlabeled=True),
     _Sample("collisions-labelled", ("qcd", "top"), 1_500, "toptagging", "collisions", 2),
     _Sample("collisions-test", ("qcd", "top"), 3_000, "toptagging", "collisions", 3),
     _Sample("simulation", ("qcd", "top"), 3_000, "jetnet", "default", 4),
