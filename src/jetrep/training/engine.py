@@ -28,6 +28,7 @@ from jetrep.errors import InputError, at_least
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.schedules import warmup_cosine
+from jetrep.store.interrupt import orderly_termination
 from jetrep.training.batches import ShuffledBatches
 from jetrep.training.metrics import MetricsLog
 from jetrep.training.resume import ResumeState
@@ -227,7 +228,7 @@ def fit(
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
         trainer = _trainer(module, engine, run.path, [log, *(callbacks or [])])
         run.begin()
-        with _interruptible(), _disk_errors(run.path):
+        with orderly_termination(), _interruptible(trainer), _disk_errors(run.path):
             trainer.fit(module, train_dataloaders=_Batches(module, batches), ckpt_path=run.state, weights_only=True)
 
 
@@ -249,8 +250,9 @@ def _trainer(module: TrainingModule, engine: EngineConfig, run: Path, callbacks:
             precision=engine.precision,
             max_steps=module.total_steps,
             logger=_logger(engine, run),
-            callbacks=[checkpoint, *callbacks],
+            callbacks=[checkpoint, _OrderlyTermination(), *callbacks],
             plugins=[ResumeState(module)],
+            default_root_dir=run,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -262,20 +264,38 @@ def _trainer(module: TrainingModule, engine: EngineConfig, run: Path, callbacks:
         ) from problem
 
 
+class _OrderlyTermination(Callback):
+    """Keeps the handler of SIGTERM that was there before Lightning's.
+
+    Lightning's ends the program as if all were done, and waits for ever for other processes that it has just killed.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lightning sets its own after this."""
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has set its own by now."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
+
+
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(trainer: L.Trainer) -> Iterator[None]:
     """Lightning turns Ctrl-C into an exit and ignores the next one; this gives both back to the caller.
 
-    On SIGTERM it ends, without another handler, as if all were done; here the exit code tells that it is not.
+    Whatever ends this process early ends those that it has started.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
+    except BaseException as stop:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)
+        if isinstance(stop, SystemExit) and isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
-        raise SystemExit(stop.code or 128 + signal.SIGTERM) from stop
+        raise
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)
