@@ -141,7 +141,8 @@ class ResultsTable:
         for domain in self.domains:
             table.add_row(f"[bold]{escape(domain)}[/bold]")
             for method in self.methods:
-                table.add_row(f"  {escape(method)}", *self._row(method, [domain], errors))
+                if any((method, domain, metric) in self.cells for metric in self.metrics):
+                    table.add_row(f"  {escape(method)}", *self._row(method, [domain], errors))
             table.add_section()
         return table
 
