@@ -25,9 +25,9 @@ def check_writable(folder: Path) -> None:
     """
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise InputError("is a file, not a folder", file=nearest, remedy="choose another folder")
+        raise InputError("is a file, not a folder", file=nearest, remedy="choose another folder with --out")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError("the folder cannot be written", file=nearest, remedy="choose another folder")
+        raise InputError("the folder cannot be written", file=nearest, remedy="choose another folder with --out")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from jetrep.errors import InputError
 from jetrep.model import JetModel
-from jetrep.report.files import replacing
+from jetrep.report.files import check_writable, replacing
 from jetrep.training.checkpoint import RECORD, WEIGHTS, save_model
 from jetrep.training.data import data_hashes
 
@@ -63,8 +63,7 @@ class RunFolder:
     _begun: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError("is a file", file=self.path, remedy="give a folder with --out")
+        check_writable(self.path)
         # Names with a dot are files that another process of this run is about to write.
         occupied = self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir())
         if not occupied:
