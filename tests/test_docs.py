@@ -1,5 +1,6 @@
 """Documentation that is wrong fails: commands that do not parse, links and names that lead nowhere."""
 
+import argparse
 import ast
 import importlib
 import re
@@ -72,6 +73,8 @@ def refusal(line: str, capsys: pytest.CaptureFixture) -> str | None:
         return f"there is no verb {words[0]}"
     try:
         parser_of(words[0]).parse_args(cli._resolve(words[1:]))
+    except argparse.ArgumentError as problem:
+        return str(problem)
     except SystemExit as stop:
         return capsys.readouterr().err if stop.code else None
     return None
