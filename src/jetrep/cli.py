@@ -160,6 +160,7 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
 
     documentation = parse(function.__doc__ or "")
     summary = "\n\n".join(filter(None, (documentation.short_description, documentation.long_description)))
+    summary = summary.replace("``", "")
     help_of = {
         parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documentation.params
     }
@@ -188,7 +189,7 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
         else:
             parser.add_argument(f"--{name}", default=parameter.default, **settings)
         own.add(name)
-    parser.add_function_arguments(function, skip=own)
+    parser.add_function_arguments(function, as_group=False, skip=own)
     return parser
 
 

@@ -154,4 +154,4 @@ class JetModel(nn.Module):
             replace(self.config, n_subjets=n_subjets, max_particles=max_particles), self.features, self.encoder
         )
         other.head = self.head
-        return other
+        return other.train(self.training)

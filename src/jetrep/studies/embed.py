@@ -29,7 +29,7 @@ def embed(run: Path, *, on: Path, out: Path, max_jets: int | None = None, quiet:
         run: folder of a pretrained or fine-tuned run.
         on: store with the jets.
         out: Parquet file to write.
-        max_jets: use at most this many jets.
+        max_jets: use at most this many jets, the first; all by default.
         quiet: show no progress.
 
     Returns:

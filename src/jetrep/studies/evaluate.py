@@ -53,7 +53,7 @@ def evaluate(
         on: labelled stores to judge it on; their classes are matched to those of the tagger by name.
         out: folder for the results; RUN/evaluation by default.
         background: class against which the others are tagged; "qcd" if there is one, else the first class.
-        max_jets: use at most this many jets of each store.
+        max_jets: use at most this many jets of each store, the first; all by default.
         n_bootstrap: number of resamples for the errors.
         projection: draw the embeddings too (t-SNE takes a minute).
         seed: seed of the resamples and of the projections.

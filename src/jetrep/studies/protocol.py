@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.pretrain import pretrain
 
-__all__ = ["COLLISIONS", "SIMULATION", "TARGET_LABELS", "Finetuning", "Pretraining", "Protocol", "Stores"]
+__all__ = ["COLLISIONS", "SIMULATION", "TARGET_LABELS", "Finetuning", "Pretraining", "Protocol", "Scores", "Stores"]
 
 SIMULATION, COLLISIONS, TARGET_LABELS = "simulation", "collisions", "collisions, own labels"
 Scores = dict[str, NDArray[np.float64]]
@@ -270,10 +272,8 @@ class Protocol:
         key = sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
         def scores() -> Scores:
-            if file.exists():
-                with np.load(file) as saved:
-                    if str(saved["key"]) == key:
-                        return {name: saved[name] for name in saved.files if name != "key"}
+            if (found := _read_scores(file, key)) is not None:
+                return found
             result = compute()
             arrays: dict[str, Any] = {"key": np.array(key), **result}
             with replacing(file) as stream:
@@ -281,3 +281,13 @@ class Protocol:
             return result
 
         return scores
+
+
+def _read_scores(file: Path, key: str) -> Scores | None:
+    """Scores that were computed under the same key; None if there are none, or the file is damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as saved:
+            same = str(saved["key"]) == key
+            return {name: saved[name] for name in saved.files if name != "key"} if same else None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return None

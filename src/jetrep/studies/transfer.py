@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from rich.console import Console
 from jetrep.errors import InputError, at_least
 from jetrep.evaluation.tagging import TaggingMetrics, combine, tagging_metrics
 from jetrep.report.files import check_writable, replacing
+from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
 from jetrep.store.reader import Store
 from jetrep.studies.environment import environment
-from jetrep.studies.protocol import COLLISIONS, TARGET_LABELS, Finetuning, Pretraining, Protocol, Stores
+from jetrep.studies.protocol import COLLISIONS, TARGET_LABELS, Finetuning, Pretraining, Protocol, Scores, Stores
 from jetrep.studies.transfer_figures import draw_study
 from jetrep.training.engine import EngineConfig
 
@@ -91,29 +92,23 @@ def transfer(
     stores.check(finetuning)
     n_collisions = sum(len(Store(path)) for path in collisions)
     n_simulation = finetuning.n_labels or sum(len(Store(path)) for path in simulation)
-    metrics: dict[str, dict[str, list[TaggingMetrics]]] = {}
-    scores: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
-    seconds: dict[str, float] = {}
+    found = _Found(n_bootstrap)
     start = time.monotonic()
     for seed in range(seeds):
+        folder = out / f"seed-{seed}"
         if overwrite:
-            shutil.rmtree(out / f"seed-{seed}", ignore_errors=True)
-        protocol = Protocol(
-            stores, pretraining, finetuning, n_subjets, max_particles, seed, out / f"seed-{seed}", engine, quiet
-        )
+            shutil.rmtree(folder, ignore_errors=True)
+        protocol = Protocol(stores, pretraining, finetuning, n_subjets, max_particles, seed, folder, engine, quiet)
         rows = [("pretraining", None), *protocol.rows()]
         for i, (name, compute) in enumerate(rows, 1):
             began = time.monotonic()
-            say(f"[{time.monotonic() - start:5.0f} s] seed {seed + 1} of {seeds}, {i:2d} of {len(rows)}: {name}")
+            say(f"[{began - start:5.0f} s] seed {seed + 1} of {seeds}, {i:2d} of {len(rows)}: {name}")
             if compute is None:
                 protocol.pretrained()
             else:
-                for domain, score in compute().items():
-                    labels = stores.tests[COLLISIONS if domain == TARGET_LABELS else domain].truth
-                    measured = tagging_metrics(score, labels, n_bootstrap=n_bootstrap, seed=seed)
-                    metrics.setdefault(name, {}).setdefault(domain, []).append(measured)
-                    scores.setdefault(name, {}).setdefault(domain, []).append(score)
-            seconds[f"seed {seed}: {name}"] = round(time.monotonic() - began, 1)
+                found.add(name, compute(), stores, seed)
+            found.seconds[f"seed {seed}: {name}"] = round(time.monotonic() - began, 1)
+    found.seconds["total"] = round(time.monotonic() - start, 1)
     notes = [
         f"{n_collisions} unlabelled jets for pretraining, {n_simulation} labelled jets of simulation; "
         + ", ".join(f"{len(jets)} {domain} test jets" for domain, jets in stores.tests.items())
@@ -126,24 +121,54 @@ def transfer(
         "seeds": seeds,
         "n_bootstrap": n_bootstrap,
     }
-    table = ResultsTable.collect(
-        title,
-        {row: {name: combine(m).measurements() for name, m in domains.items()} for row, domains in metrics.items()},
-        notes=notes,
-        provenance={"settings": settings, "data": stores.hashes(), "environment": environment()},
-    )
-    record = table.to_json() | {
-        "per_seed": {
-            row: {name: [m.to_json() for m in seeds_] for name, seeds_ in domains.items()}
-            for row, domains in metrics.items()
-        },
-        "seconds": seconds | {"total": round(time.monotonic() - start, 1)},
-    }
+    provenance = {"settings": settings, "data": stores.hashes(), "environment": environment()}
+    table = ResultsTable.collect(title, found.means(), notes=notes, provenance=provenance)
+    record = table.to_json() | found.to_json()
     with replacing(out / "results.json") as stream:
         stream.write((json.dumps(record, indent=2, default=str, allow_nan=False) + "\n").encode())
     table.save(out / "results.md")
-    draw_study(table, stores, scores, out, quiet=quiet)
+    draw_study(table, stores, found.scores, out, quiet=quiet)
     if not quiet:
         table.show()
         say(f"results and figures: {out}")
     return record
+
+
+@dataclass
+class _Found:
+    """What was measured, by row and domain, one entry a seed.
+
+    Attributes:
+        n_bootstrap: number of resamples of the test jets.
+        scores: of the test jets.
+        metrics: of these scores.
+        seconds: of each row and seed.
+    """
+
+    n_bootstrap: int
+    scores: dict[str, dict[str, list[NDArray[np.float64]]]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, list[TaggingMetrics]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, row: str, scores: Scores, stores: Stores, seed: int) -> None:
+        """Judge the scores of one row under one seed."""
+        for domain, score in scores.items():
+            labels = stores.tests[COLLISIONS if domain == TARGET_LABELS else domain].truth
+            measured = tagging_metrics(score, labels, n_bootstrap=self.n_bootstrap, seed=seed)
+            self.metrics.setdefault(row, {}).setdefault(domain, []).append(measured)
+            self.scores.setdefault(row, {}).setdefault(domain, []).append(score)
+
+    def means(self) -> dict[str, dict[str, dict[str, Measurement]]]:
+        """Mean and spread over seeds, by row, domain and metric."""
+        return {
+            row: {domain: combine(seeds).measurements() for domain, seeds in domains.items()}
+            for row, domains in self.metrics.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Every seed for itself, and the time that it took."""
+        per_seed = {
+            row: {domain: [measured.to_json() for measured in seeds] for domain, seeds in domains.items()}
+            for row, domains in self.metrics.items()
+        }
+        return {"per_seed": per_seed, "seconds": self.seconds}

@@ -26,7 +26,7 @@ def load_jets(
     Args:
         stores: folders that `jetrep prepare` or `jetrep simulate` wrote.
         classes: keep only jets of these classes.
-        max_jets: keep at most this many, taken evenly from each store.
+        max_jets: keep at most this many, the first of each store in equal parts.
         labelled: True to refuse jets without labels, False to leave labels aside; by default all stores must be
             labelled, or none.
 
@@ -72,7 +72,7 @@ def load_labelled(stores: Sequence[Path], classes: Sequence[str], *, max_jets: i
     Args:
         stores: folders of the stores.
         classes: names of the labels in the result.
-        max_jets: keep at most this many, taken evenly from each store.
+        max_jets: keep at most this many, the first of each store in equal parts.
 
     Raises:
         InputError: naming the store, if one is unlabelled or has jets of a class that ``classes`` does not hold.

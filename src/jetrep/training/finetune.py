@@ -70,8 +70,8 @@ def finetune(
         pooling: what the head sees: class token, mean over particles, or both.
         n_subjets: show each jet as this many kT subjets; 0 shows all particles.
         max_particles: keep this many leading particles of each jet; all by default.
-        n_labels: use this many labelled jets (training and validation together), drawn by class and seed; a smaller
-            number of the same seed is a subset of a larger one.
+        n_labels: use this many labelled jets (training and validation together), drawn by class and seed, all by
+            default; a smaller number of the same seed is a subset of a larger one.
         validation: fraction of the labelled jets held out to choose the epoch.
         freeze: train the head only.
         encoder_lr: learning rate of a pretrained encoder, as a fraction of the head's.
@@ -80,7 +80,7 @@ def finetune(
         patience: stop after this many epochs without a smaller validation loss.
         batch_size: jets per step, over all devices.
         classes: use only jets of these classes.
-        max_jets: read at most this many jets.
+        max_jets: read at most this many jets, the first of each store; all by default.
         seed: determines initial weights, subsets, the held-out jets and batches.
         engine: hardware, precision and logs.
         overwrite: start anew even if OUT holds another run.

@@ -54,7 +54,7 @@ def pretrain(
         epochs: passes over the jets.
         batch_size: jets per step, over all devices.
         classes: use only jets of these classes, such as qcd; all by default.
-        max_jets: use at most this many jets.
+        max_jets: use at most this many jets, the first of each store; all by default.
         max_particles: keep this many leading particles of each jet; all by default.
         seed: determines initial weights, batches, views and masks.
         engine: hardware, precision and logs.
