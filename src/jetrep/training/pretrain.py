@@ -42,7 +42,8 @@ def pretrain(
     """Learn a representation of jets without labels.
 
     Writes to the folder OUT: model.safetensors and model.json (the encoder, for finetune, probe and embed),
-    metrics.jsonl, TensorBoard files, and the state from which the same command resumes if it was stopped.
+    metrics.jsonl and training.png, TensorBoard files, and the state from which the same command resumes if it was
+    stopped.
 
     Args:
         data: stores with the jets; labels, if any, are not used.
@@ -96,5 +97,6 @@ def pretrain(
     model = JetModel(
         ModelConfig(features=features, encoder=encoder, max_particles=max_particles), module.features, module.encoder
     )
+    run.draw_curves()
     run.finish(model, {"n_jets": len(jets), "seconds": round(time.monotonic() - start, 1)})
     return out

@@ -13,14 +13,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from jetrep.errors import InputError
 from jetrep.model import JetModel
+from jetrep.report.curves import training_curves
 from jetrep.report.files import check_writable, replacing
+from jetrep.report.style import save
 from jetrep.training.checkpoint import RECORD, WEIGHTS, save_model
 from jetrep.training.data import data_hashes
 
 __all__ = ["METRICS", "RESUME", "RunFolder", "run_settings"]
 
 METRICS, RESUME = "metrics.jsonl", "resume.ckpt"
-_SETTINGS = "settings.json"
+_SETTINGS, CURVES = "settings.json", "training.png"
 
 
 # Arguments of a verb that do not change its result.
@@ -134,9 +136,14 @@ class RunFolder:
         save_model(model, self.path, provenance={**self.settings, **history})
         (self.path / RESUME).unlink(missing_ok=True)
 
+    def draw_curves(self) -> None:
+        """Everything that was logged against the step, as training.png."""
+        if _first_process():
+            save(training_curves(self.path / METRICS), self.path / CURVES)
+
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
-        for name in (_SETTINGS, METRICS, RESUME, RECORD, WEIGHTS):
+        for name in (_SETTINGS, METRICS, CURVES, RESUME, RECORD, WEIGHTS):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
