@@ -58,12 +58,9 @@ def train_in_two(verb, store, out, settings):
 
 def read(out):
     """Weights, and the losses: one line a step, so one process has written them."""
-    assert sorted(p.name for p in out.iterdir()) == [
-        "metrics.jsonl",
-        "model.json",
-        "model.safetensors",
-        "settings.json",
-    ]
+    names = {path.name for path in out.iterdir()}
+    assert {"metrics.jsonl", "model.json", "model.safetensors", "settings.json"} <= names
+    assert not [name for name in names if name.startswith(".") or name == "resume.ckpt"]
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(1, 13))
     return load_file(out / "model.safetensors"), torch.tensor([line["loss"] for line in log])
