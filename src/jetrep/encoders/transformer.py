@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from jetrep.encoders.layers import Block, PolarEmbedding, build_norm
 from jetrep.encoders.packing import pack
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.features import JET_FEATURES, ModelInput
 
 __all__ = ["SIZES", "Encoded", "JetTransformer", "Pooling", "TransformerConfig"]
@@ -65,6 +65,9 @@ class TransformerConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "mlp_hidden", "position_bins"):
+            at_least(1, **{f"encoder.{name}": getattr(self, name)})
+        at_least(0, **{"encoder.n_registers": self.n_registers})
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of {self.heads} heads",

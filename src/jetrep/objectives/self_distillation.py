@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from jetrep.encoders import HeadConfig, JetTransformer, ProjectionHead
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.features import Features, ModelInput
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
@@ -80,6 +80,15 @@ class SelfDistillationConfig:
     monitor_every: int = 10
 
     def __post_init__(self) -> None:
+        for name in ("teacher_scales", "student_scales"):
+            at_least(0, **{f"objective.{name}": min(getattr(self, name), default=0)})
+        for name in ("student_temperature", "teacher_temperature", "teacher_temperature_end"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"is {getattr(self, name)}", field=f"objective.{name}", remedy="give more than 0")
+        if not 0 <= self.mask_fraction <= 1:
+            raise InputError(
+                f"is {self.mask_fraction}", field="objective.mask_fraction", remedy="give a fraction from 0 to 1"
+            )
         pool = set(self.student_scales) - set(self.teacher_scales)
         if not self.teacher_scales:
             raise InputError("the teacher has no scale", field="teacher_scales", remedy="give it at least one")

@@ -46,6 +46,7 @@ def demo(
     workers: int | None = None,
     pretraining: Pretraining = Pretraining(epochs=2),
     finetuning: Finetuning = Finetuning(epochs=8),
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """The whole story on this machine: simulate, pretrain without labels, fine-tune, judge on both domains.
@@ -60,6 +61,7 @@ def demo(
         workers: processes that simulate; one for each core by default.
         pretraining: architecture and objective.
         finetuning: training of the taggers.
+        overwrite: train anew even if OUT holds runs with other settings; simulated jets are kept.
         quiet: show no progress.
 
     Returns:
@@ -96,5 +98,6 @@ def demo(
         finetuning=finetuning,
         seeds=seeds,
         title="Demo: pretrained on unlabelled collisions, labels from simulation",
+        overwrite=overwrite,
         quiet=quiet,
     )

@@ -97,6 +97,6 @@ def pretrain(
     model = JetModel(
         ModelConfig(features=features, encoder=encoder, max_particles=max_particles), module.features, module.encoder
     )
-    run.draw_curves()
     run.finish(model, {"n_jets": len(jets), "seconds": round(time.monotonic() - start, 1)})
+    run.draw_curves()
     return out
