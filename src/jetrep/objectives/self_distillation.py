@@ -43,17 +43,17 @@ class SelfDistillationConfig:
         teacher_scales: scales of the teacher, and of the student too.
         student_scales: further scales of the student alone, to draw from.
         n_student_scales: how many of these are drawn for each batch.
-        dino_weight: of the agreement between scales.
-        ibot_weight: of the agreement on hidden particles.
-        koleo_weight: of the spread of the representations.
-        student_temperature: of the student's outputs.
-        teacher_temperature: of the teacher's, at the beginning.
-        teacher_temperature_end: and after a rise on half a cosine
-        teacher_temperature_rise: over this fraction of the training.
-        ema: momentum of the teacher at the beginning,
-        ema_end: and at the end, on a cosine.
+        dino_weight: weight of the agreement between scales.
+        ibot_weight: weight of the agreement on hidden particles.
+        koleo_weight: weight of the spread of the representations.
+        student_temperature: temperature of the student's outputs.
+        teacher_temperature: temperature of the teacher's outputs at the beginning.
+        teacher_temperature_end: temperature of the teacher's outputs after its rise on half a cosine.
+        teacher_temperature_rise: fraction of the training in which it rises.
+        ema: momentum of the teacher at the beginning.
+        ema_end: momentum of the teacher at the end, reached on a cosine.
         assignment: how the teacher's outputs become targets.
-        mask_fraction: of the particles hidden for iBOT.
+        mask_fraction: fraction of the particles of a jet that is hidden for iBOT.
         head: shape of the heads for DINO and iBOT.
         skip_identical_views: leave out of DINO the pairs of views that are the same set of particles, because the jet
             has no more particles than either of the scales. Such pairs teach nothing about scale; they are counted
