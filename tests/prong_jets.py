@@ -1,8 +1,11 @@
 """Labelled jets that a tagger must be able to tell apart: one prong (qcd) against three (top)."""
 
+from pathlib import Path
+
 import numpy as np
 
 from jetrep.jets import Jets
+from jetrep.store.writer import StoreWriter
 
 
 def prong_jets(n_jets: int, seed: int = 0, classes: tuple[str, str] = ("qcd", "top")) -> Jets:
@@ -24,3 +27,10 @@ def prong_jets(n_jets: int, seed: int = 0, classes: tuple[str, str] = ("qcd", "t
     p4 = np.stack([pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], -1)
     jets = Jets(p4.astype(np.float32), np.concatenate([[0], np.cumsum(counts)]), labels, classes)
     return jets.sorted_by_pt().clustered()
+
+
+def write_store(path: Path, jets: Jets) -> Path:
+    """The jets as a store at ``path``."""
+    with StoreWriter(path, classes=jets.classes, provenance={}) as writer:
+        writer.write(jets)
+    return path

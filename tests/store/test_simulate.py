@@ -10,7 +10,7 @@ import pytest
 
 from jetrep.errors import InputError
 from jetrep.sources import pythia
-from jetrep.store import open_store
+from jetrep.store import Store
 from jetrep.store.simulate import simulate
 
 
@@ -25,7 +25,7 @@ def test_classes_are_balanced_along_the_store_and_runs_repeat(tmp_path: Path, ca
     printed = capsys.readouterr().out
     simulate(tmp_path / "b", **options, quiet=True)
     assert capsys.readouterr() == ("", "")
-    a, b = open_store(tmp_path / "a"), open_store(tmp_path / "b")
+    a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
     assert a.manifest.content_hash == b.manifest.content_hash
     jets = a.jets()
     assert jets.classes == ("qcd", "w")
@@ -47,7 +47,7 @@ def test_provenance_is_enough_to_make_the_store_again(tmp_path: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     provenance = manifest["provenance"]
     assert manifest["classes"] == []
-    assert open_store(out).jets().labels is None
+    assert Store(out).jets().labels is None
     assert provenance["pythia"]["light"][-1] == "HardQCD:qq2qq = on"
     assert "Beams:eCM = 14000" in provenance["pythia"]["light"]
     assert provenance["settings"]["seed"] == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.physics.clustering import cluster
-from jetrep.store import Store, StoreWriter, open_store
+from jetrep.store import Store, StoreWriter
 from jetrep.store.manifest import MANIFEST, SCHEMA
 
 COUNTS = (5, 1, 30, 2, 17, 60, 3, 44)
@@ -146,7 +146,7 @@ def test_the_manifest_counts(tmp_path, make_jets):
         writer.drop("empty", 2)
         writer.drop("empty", 1)
         writer.drop("duplicate", 0)
-    manifest = open_store(tmp_path / "s").manifest
+    manifest = Store(tmp_path / "s").manifest
     assert (manifest.jets, manifest.constituents) == (len(COUNTS), sum(COUNTS))
     assert manifest.label_counts == {"qcd": int((jets.labels == 0).sum()), "top": int((jets.labels == 1).sum())}
     assert manifest.dropped == {"empty": 3}

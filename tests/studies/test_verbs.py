@@ -9,7 +9,6 @@ import pytest
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.model import ClassifierConfig
 from jetrep.objectives.self_distillation import PRESETS
-from jetrep.store.writer import StoreWriter
 from jetrep.studies.embed import embed
 from jetrep.studies.evaluate import evaluate
 from jetrep.studies.probe import probe
@@ -19,27 +18,21 @@ from jetrep.training.checkpoint import load_model
 from jetrep.training.engine import EngineConfig
 from jetrep.training.finetune import finetune
 from jetrep.training.pretrain import pretrain
-from prong_jets import prong_jets
+from prong_jets import prong_jets, write_store
 
 ENCODER = TransformerConfig(width=16, depth=1, heads=2, mlp_hidden=16, n_registers=1, position="none")
 ENGINE = EngineConfig(accelerator="cpu", logger="none")
-
-
-def write(path, jets):
-    with StoreWriter(path, classes=jets.classes, provenance={}) as writer:
-        writer.write(jets)
-    return path
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     stores = {
-        "train": write(folder / "train", prong_jets(300)),
-        "test": write(folder / "test", prong_jets(200, seed=1)),
+        "train": write_store(folder / "train", prong_jets(300)),
+        "test": write_store(folder / "test", prong_jets(200, seed=1)),
         # The same labels under class indices in another order.
-        "turned": write(folder / "turned", turned(prong_jets(200, seed=1))),
-        "unlabelled": write(folder / "unlabelled", prong_jets(200, seed=2).with_labels(None)),
+        "turned": write_store(folder / "turned", turned(prong_jets(200, seed=1))),
+        "unlabelled": write_store(folder / "unlabelled", prong_jets(200, seed=2).with_labels(None)),
     }
     settings = {"encoder": ENCODER, "engine": ENGINE, "batch_size": 32, "epochs": 5, "quiet": True}
     run = pretrain([stores["unlabelled"]], out=folder / "run", **settings)

@@ -9,29 +9,22 @@ from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
 from jetrep.evaluation.tagging import tagging_metrics
 from jetrep.model import ClassifierConfig
-from jetrep.store.writer import StoreWriter
 from jetrep.training.checkpoint import load_model, model_record
 from jetrep.training.engine import EngineConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.linear_probe import fit_head
 from jetrep.training.pretrain import pretrain
-from prong_jets import prong_jets
+from prong_jets import prong_jets, write_store
 
 ENCODER = TransformerConfig(width=16, depth=1, heads=2, mlp_hidden=16, n_registers=1, position="none")
 ENGINE = EngineConfig(accelerator="cpu", logger="none")
 SETTINGS = {"engine": ENGINE, "quiet": True, "batch_size": 32}
 
 
-def write(path, jets):
-    with StoreWriter(path, classes=jets.classes, provenance={}) as writer:
-        writer.write(jets)
-    return path
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    store = write(folder / "store", prong_jets(400))
+    store = write_store(folder / "store", prong_jets(400))
     run = pretrain([store], out=folder / "pretrained", encoder=ENCODER, epochs=2, **SETTINGS)
     return store, run
 
@@ -121,7 +114,7 @@ def test_refusals(tmp_path, data):
         finetune([store], out=tmp_path / "c", classes=["higgs"], encoder=ENCODER)
     with pytest.raises(InputError, match="all jets are of one class"):
         finetune([store], out=tmp_path / "d", classes=["top"], encoder=ENCODER)
-    unlabelled = write(tmp_path / "unlabelled", prong_jets(40).with_labels(None))
+    unlabelled = write_store(tmp_path / "unlabelled", prong_jets(40).with_labels(None))
     with pytest.raises(InputError, match="unlabelled"):
         finetune([unlabelled], out=tmp_path / "e", encoder=ENCODER)
     with pytest.raises(InputError, match="no trained model"):

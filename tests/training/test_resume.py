@@ -10,11 +10,10 @@ from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
 from jetrep.objectives.self_distillation import SelfDistillation
 from jetrep.objectives.supervised import Supervised
-from jetrep.store.writer import StoreWriter
 from jetrep.training.engine import EngineConfig
 from jetrep.training.finetune import finetune
 from jetrep.training.pretrain import pretrain
-from prong_jets import prong_jets
+from prong_jets import prong_jets, write_store
 
 ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=16, n_registers=1, position_bins=8, dropout=0.1)
 ENGINE = EngineConfig(accelerator="cpu", log_every=1, checkpoint_every=3, logger="none")
@@ -22,10 +21,7 @@ ENGINE = EngineConfig(accelerator="cpu", log_every=1, checkpoint_every=3, logger
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "store"
-    with StoreWriter(path, classes=("qcd", "top"), provenance={}) as writer:
-        writer.write(prong_jets(96))
-    return path
+    return write_store(tmp_path_factory.mktemp("data") / "store", prong_jets(96))
 
 
 def run(verb, store, out, **settings):

@@ -1,7 +1,7 @@
 """Jets at rest: memory-mapped Arrow shards, their merge histories, and a manifest that says where they came from."""
 
 from jetrep.store.manifest import Manifest
-from jetrep.store.reader import Store, open_store
+from jetrep.store.reader import Store
 from jetrep.store.writer import StoreWriter
 
-__all__ = ["Manifest", "Store", "StoreWriter", "open_store"]
+__all__ = ["Manifest", "Store", "StoreWriter"]

@@ -12,7 +12,7 @@ from jetrep.jets import Jets
 from jetrep.store.manifest import Manifest, Shard, file_hash
 from jetrep.store.shard import read_shard
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store"]
 
 _REMEDY = "prepare the store again, or restore the file from a copy"
 
@@ -160,8 +160,3 @@ class Store:
         if bad.any() or not counts.all():
             at = int(jet[np.argmax(bad)]) if bad.any() else int(np.argmin(counts))
             raise InputError("not a jet with a merge history", file=self.path / shard.file, jet=at, remedy=_REMEDY)
-
-
-def open_store(path: Path | str, *, check: bool = True) -> Store:
-    """Open the store in folder ``path``: the same as ``Store(path)``."""
-    return Store(path, check=check)

@@ -204,7 +204,7 @@ class Protocol:
 
     def pretrained(self) -> Path:
         """The pretrained run, trained now if it is not there."""
-        settings = {name: getattr(self.pretraining, name) for name in self.pretraining.__dataclass_fields__}
+        settings = {field.name: getattr(self.pretraining, field.name) for field in fields(self.pretraining)}
         out = self.folder / "pretrain"
         # Asked for by every row that needs it; only the first time there is something to tell.
         common = self._common() | {"quiet": self.quiet or (out / "model.json").exists()}
