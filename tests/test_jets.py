@@ -1,5 +1,6 @@
 """The containers: exchange with awkward, selection, concatenation, padding, and what they refuse."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import awkward as ak
@@ -13,6 +14,7 @@ from numpy.testing import assert_array_equal
 from jetrep.errors import InputError
 from jetrep.jets import JetBatch, Jets
 from jetrep.physics import fourvector as fv
+from jetrep.views.rg import ALL, subjets
 
 CLASSES = ("qcd", "top")
 
@@ -39,6 +41,12 @@ def assert_same(a: Jets, b: Jets) -> None:
     if a.history is not None and b.history is not None:
         for name in ("order", "join", "d_ij", "offsets"):
             assert_array_equal(getattr(a.history, name), getattr(b.history, name))
+
+
+def with_columns(jets: Jets) -> Jets:
+    """The jets with a measured column that says which constituent it is, and an observer that says which jet."""
+    particle, jet = np.arange(len(jets.p4), dtype=np.int16), np.arange(len(jets)) / 2
+    return replace(jets, measured={"number": particle}, observers={"half": jet})
 
 
 def shares_memory(array: ak.Array, p4: np.ndarray) -> bool:
@@ -207,3 +215,42 @@ def test_what_is_not_jets_is_refused(arguments: tuple, field: str, jet: int | No
     with pytest.raises(InputError) as error:
         Jets(*arguments)
     assert (error.value.field, error.value.jet) == (field, jet)
+
+
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=12), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_columns_stay_with_their_constituents_and_jets(counts: list[int], data: st.DataObject) -> None:
+    jets = with_columns(make(counts))
+    rows = data.draw(st.lists(st.integers(0, len(jets) - 1), max_size=8))
+    for index in (np.array(rows, np.int64), slice(1, None, 2), slice(0, 3), np.arange(len(jets)) % 2 == 0):
+        part = jets[index]
+        assert_array_equal(part.observers["half"], np.arange(len(jets))[index] / 2)
+        assert_array_equal(part.p4, jets.p4[part.measured["number"]])
+    leading = jets.leading(3)
+    assert_array_equal(leading.p4, jets.p4[leading.measured["number"]])
+    twice = Jets.concatenate([jets, jets])
+    assert_array_equal(twice.p4, jets.p4[twice.measured["number"]])
+    assert twice.measured["number"].dtype == np.int16
+    batch = jets.batch()
+    number = batch.measured["number"]
+    assert number.dtype == torch.float32
+    assert_array_equal(batch.p4[batch.mask].numpy(), jets.p4[number[batch.mask].int().numpy()])
+    assert (number[~batch.mask] == 0).all()
+
+
+def test_views_of_subjets_have_no_measured_columns() -> None:
+    jets = with_columns(make([5, 2]))
+    assert not jets.subjets(2).measured
+    assert not subjets(jets.batch(), 2).measured
+    assert "number" in subjets(jets.batch(), ALL).measured
+    assert "half" in jets.subjets(2).observers
+
+
+def test_columns_of_the_wrong_length_and_different_columns_are_refused() -> None:
+    jets = make([3, 2])
+    with pytest.raises(InputError, match="measured 'charge' has shape \\(2,\\) for 5 constituents"):
+        replace(jets, measured={"charge": np.zeros(2)})
+    with pytest.raises(InputError, match="observers 'weight' has shape \\(5,\\) for 2 jets"):
+        replace(jets, observers={"weight": np.zeros(5)})
+    with pytest.raises(InputError, match="only some of the parts have the measured number"):
+        Jets.concatenate([jets, with_columns(jets)])

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.physics import observables
-from jetrep.sources import arrays, parquet
+from jetrep.sources import chunks, parquet
 from jetrep.sources.arrays import Arrays
+from jetrep.sources.chunks import every_chunk
 
 COUNTS = np.array([3, 1, 0, 12, 2, 5])
 OFFSETS = np.concatenate([[0], np.cumsum(COUNTS)])
@@ -23,7 +24,7 @@ P4 = np.random.default_rng(3).normal(size=(COUNTS.sum(), 4)).astype(np.float32) 
 
 
 def read(source: Arrays) -> Jets:
-    return Jets.concatenate([chunk.jets for chunk in source.chunks()])
+    return Jets.concatenate([chunk.jets for chunk in every_chunk(source)])
 
 
 def save(file: Path, **arrays) -> Path:
@@ -80,11 +81,11 @@ WAYS = {
 @pytest.mark.parametrize("chunk", [1, 4, 10_000])
 @pytest.mark.parametrize("way", WAYS)
 def test_all_forms_give_the_same_jets(tmp_path, monkeypatch, way, chunk):
-    monkeypatch.setattr(arrays, "CHUNK", chunk)
+    monkeypatch.setattr(chunks, "CHUNK", chunk)
     monkeypatch.setattr(parquet, "CHUNK", chunk)
     file = WAYS[way](tmp_path)
     source = Arrays([file, file])
-    assert source.total == 12
+    assert sum(source.rows) == 12
     assert source.classes == ("0", "1", "2")
     jets = read(source)
     np.testing.assert_array_equal(jets.p4, np.concatenate([P4, P4]))

@@ -15,7 +15,8 @@ from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.physics import observables
 from jetrep.physics.fourvector import from_ptetaphim
-from jetrep.sources import toptagging
+from jetrep.sources import chunks as chunks_module
+from jetrep.sources.chunks import every_chunk
 from jetrep.sources.toptagging import TopTagging
 
 WIDTH = 200
@@ -45,7 +46,7 @@ def write_official(file: Path, p4: np.ndarray, labels: np.ndarray, ttv: np.ndarr
 
 
 def read(source: TopTagging) -> tuple[Jets, np.ndarray]:
-    chunks = list(source.chunks())
+    chunks = list(every_chunk(source))
     flags = [chunk.flags.get("duplicate", np.zeros(len(chunk.jets), bool)) for chunk in chunks]
     return Jets.concatenate([chunk.jets for chunk in chunks]), np.concatenate(flags)
 
@@ -53,13 +54,13 @@ def read(source: TopTagging) -> tuple[Jets, np.ndarray]:
 @pytest.mark.parametrize("chunk", [7, 10_000])
 @pytest.mark.parametrize("data_columns", [None, ["ttv", "is_signal_new"]])
 def test_official_hdf5(tmp_path, monkeypatch, chunk, data_columns):
-    monkeypatch.setattr(toptagging, "CHUNK", chunk)
+    monkeypatch.setattr(chunks_module, "CHUNK", chunk)
     p4, counts, labels = fake_jets(25)
     for name, part in (("a.h5", slice(0, 15)), ("b.h5", slice(15, 25))):
         write_official(tmp_path / name, p4[part], labels[part], 1, data_columns=data_columns)
     source = TopTagging([tmp_path / "a.h5", tmp_path / "b.h5"])
-    assert (source.total, source.classes) == (25, ("qcd", "top"))
-    chunks = list(source.chunks())
+    assert (sum(source.rows), source.classes) == (25, ("qcd", "top"))
+    chunks = list(every_chunk(source))
     assert max(len(part.jets) for part in chunks) <= chunk
     assert [(part.file.name, part.start) for part in chunks][-1] == ("b.h5", 7 if chunk == 7 else 0)
     jets, _ = read(source)

@@ -145,7 +145,7 @@ def test_the_summary_names_what_was_dropped(tmp_path, make_jets, capsys):
         ({"duplicates": Path("x.npz")}, "field 'duplicates'"),
         ({"jets_per_shard": 0}, "field 'jets_per_shard'"),
         ({"R": -1.0}, "field 'R'"),
-        ({"source": "toptagging", "classes": ["a", "b"]}, "field 'classes': the classes of top tagging are qcd, top"),
+        ({"source": "toptagging", "classes": ["a", "b"]}, "field 'classes': is no setting of 'toptagging' files"),
         ({"source": "toptagging", "label_column": "y"}, "field 'label_column'"),
         ({"source": "jetclass9"}, "no source is called 'jetclass9'"),
     ],

@@ -1,6 +1,7 @@
 """What is written is what is read: bit by bit, without a copy, by us and by others."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import awkward as ak
@@ -75,6 +76,38 @@ def test_constituents_are_stored_in_descending_pt_and_clustered_in_that_order(tm
     store = write(tmp_path / "s", Jets(mixed, jets.offsets))
     assert_same(store.jets(), jets)
     np.testing.assert_array_equal(store.jets().history.order, cluster(jets.p4, jets.offsets).order)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.float32, np.float64])
+def test_columns_come_back_with_their_type_and_beside_their_constituents(tmp_path, make_jets, kind):
+    jets = make_jets(COUNTS)
+    jets = replace(
+        jets,
+        measured={"charge": np.arange(len(jets.p4)).astype(kind)},
+        observers={"weight": np.arange(len(jets)).astype(kind)},
+    )
+    backwards = Jets.concatenate([jets[[j]] for j in range(len(jets))])  # nothing changes, but everything is copied
+    store = write(tmp_path / "s", backwards, jets_per_shard=3)
+    read = store.jets()
+    assert read.measured["charge"].dtype == read.observers["weight"].dtype == kind
+    np.testing.assert_array_equal(read.measured["charge"], jets.measured["charge"])
+    np.testing.assert_array_equal(read.observers["weight"], jets.observers["weight"])
+
+
+def test_measured_columns_follow_the_sorting_by_pt(tmp_path, make_jets):
+    jets = make_jets(COUNTS)
+    mixed = np.random.default_rng(0).permutation(COUNTS[0])
+    p4, number = jets.p4.copy(), np.arange(len(jets.p4))
+    p4[: COUNTS[0]], number[: COUNTS[0]] = p4[mixed], mixed
+    read = write(tmp_path / "s", Jets(p4, jets.offsets, measured={"number": number})).jets()
+    np.testing.assert_array_equal(read.measured["number"], np.arange(len(jets.p4)))
+
+
+def test_a_store_of_the_first_schema_is_read(tmp_path, make_jets):
+    write(tmp_path / "s", make_jets(COUNTS))
+    manifest = json.loads((tmp_path / "s" / MANIFEST).read_text())
+    (tmp_path / "s" / MANIFEST).write_text(json.dumps(manifest | {"schema": 1}))
+    assert len(Store(tmp_path / "s").jets()) == len(COUNTS)
 
 
 def test_a_history_that_jets_bring_along_is_kept(tmp_path, make_jets):

@@ -7,6 +7,7 @@ from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.physics import observables
 from jetrep.store import StoreWriter
+from jetrep.store.manifest import SCHEMA
 from jetrep.studies.inspect import inspect
 
 
@@ -37,7 +38,7 @@ def test_what_is_printed(tmp_path, jets, capsys, monkeypatch):
         "class qcd 100 jets (33.3%)",
         "dropped: empty 7",
         "4 shards",
-        "schema 1",
+        f"schema {SCHEMA}",
         "command by hand",
         result["manifest"].content_hash,
         "Jet pT [GeV]",

@@ -10,7 +10,7 @@ import numpy as np
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.sources import parquet
-from jetrep.sources.chunks import CHUNK, Chunk, Rows, check_labels, existing_files, four_vectors
+from jetrep.sources.chunks import Chunk, Rows, check_labels, existing_files, four_vectors, pieces
 from jetrep.sources.npz import Npz, counts_of
 
 __all__ = ["Arrays"]
@@ -37,7 +37,8 @@ class Arrays:
 
     Attributes:
         classes: names of the labels; empty without labels.
-        total: number of jets.
+        files: the files.
+        rows: number of jets of each.
 
     Raises:
         InputError: if a file is missing, damaged or of another schema, or labels are missing or cannot be used.
@@ -61,34 +62,32 @@ class Arrays:
                 field="label_column",
                 remedy="name the column with --label-column, or leave out --classes",
             )
-        self.total, self.classes = 0, tuple(classes or ()) if self._column else ()
+        self.classes = tuple(classes or ()) if self._column else ()
+        self.rows = [_length(file) for file in self.files]
         highest = -1
         # All labels are looked at before the work begins: they are small, and a bad one should not cost an hour.
-        for file in self.files:
-            self.total += _length(file)
+        for file in self.files if self._column else ():
             if self._column:
                 highest = max(highest, _highest_label(file, self._column, len(self.classes) or None))
         if self._column and not self.classes:
             self.classes = tuple(str(label) for label in range(highest + 1))
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All jets, in order.
+    def read(self, file: int, start: int, stop: int) -> Iterator[Chunk]:
+        """Jets ``start:stop`` of one file.
 
         Raises:
-            InputError: if a file proves to be damaged.
+            InputError: if the file proves to be damaged.
         """
-        for file in self.files:
-            start = 0
-            for rows in _read(file, self._column):
-                p4, offsets = four_vectors(rows.p4, rows.counts)
-                labels = None
-                if rows.labels is not None and self._column:
-                    labels = check_labels(
-                        rows.labels, file=file, field=self._column, start=start, n_classes=len(self.classes)
-                    )
-                jets = Jets(p4, offsets, labels, self.classes)
-                yield Chunk(jets, file, start)
-                start += len(jets)
+        path = self.files[file]
+        for rows in _read(path, self._column, start, stop):
+            p4, offsets = four_vectors(rows.p4, rows.counts)
+            labels = None
+            if rows.labels is not None and self._column:
+                labels = check_labels(
+                    rows.labels, file=path, field=self._column, start=start, n_classes=len(self.classes)
+                )
+            yield Chunk(Jets(p4, offsets, labels, self.classes), path, start)
+            start += len(rows.counts)
 
 
 def _is_parquet(file: Path) -> bool:
@@ -143,11 +142,12 @@ def _highest_label(file: Path, column: str, n_classes: int | None) -> int:
 _MOST_CLASSES = 1_000  # more, without names, are surely no classes but an index
 
 
-def _read(file: Path, column: str | None) -> Iterator[Rows]:
-    return parquet.read(file, column) if _is_parquet(file) else _read_npz(file, column)
+def _read(file: Path, column: str | None, start: int, stop: int) -> Iterator[Rows]:
+    read = parquet.read if _is_parquet(file) else _read_npz
+    return read(file, column, start, stop)
 
 
-def _read_npz(file: Path, column: str | None) -> Iterator[Rows]:
+def _read_npz(file: Path, column: str | None, start: int, stop: int) -> Iterator[Rows]:
     with Npz(file) as archive:
         p4 = archive.column("p4")
         if len(p4.shape) != 2 or p4.shape[1] != 4:
@@ -160,7 +160,7 @@ def _read_npz(file: Path, column: str | None) -> Iterator[Rows]:
             raise InputError(
                 f"{labels.size} labels for {len(counts)} jets", file=file, field=column, remedy="give one label a jet"
             )
-        for start in range(0, len(counts), CHUNK):
-            part = slice(start, start + CHUNK)
-            n = counts[part]
-            yield Rows(p4.read(int(n.sum())), n, None if labels is None else np.asarray(labels[part]))
+        p4.skip(int(counts[:start].sum()))
+        for begin, end in pieces(start, stop):
+            n = counts[begin:end]
+            yield Rows(p4.read(int(n.sum())), n, None if labels is None else np.asarray(labels[begin:end]))

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 
-__all__ = ["CHUNK", "Chunk", "Rows", "Source", "check_labels", "existing_files", "four_vectors"]
+__all__ = [
+    "CHUNK",
+    "Chunk",
+    "Rows",
+    "Source",
+    "check_labels",
+    "every_chunk",
+    "existing_files",
+    "four_vectors",
+    "pieces",
+]
 
 CHUNK = 10_000
 """Jets of a chunk: about 10 MB ragged, 30 MB padded to 200 constituents."""
@@ -28,7 +38,7 @@ class Chunk:
     Attributes:
         jets: the jets, possibly empty or with momenta that are not finite.
         file: the file they come from.
-        start: index, within the file, of the first.
+        start: index, within the file, of the first jet (in files of events: of the first event).
         flags: for each reason to drop a jet, a mask (n_jets,).
     """
 
@@ -53,19 +63,40 @@ class Rows(NamedTuple):
 
 
 class Source(Protocol):
-    """Jets in files: opened and checked on construction, read in pieces.
+    """Jets in files: opened and checked on construction, read in ranges of rows.
+
+    A row is a jet, except in files of events, where it holds any number of jets. Ranges may be read in any order and
+    by any process: a source can be pickled, keeps no file open, and gives the same jets for the same rows.
 
     Attributes:
         classes: names of the labels; empty if the jets are unlabelled.
-        total: number of jets in all files.
+        files: the files.
+        rows: number of rows of each.
     """
 
     classes: tuple[str, ...]
-    total: int
+    files: Sequence[Path]
+    rows: Sequence[int]
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All jets of all files, in order."""
+    def read(self, file: int, start: int, stop: int) -> Iterator[Chunk]:
+        """The jets in rows ``start:stop`` of the file with this index, in order.
+
+        Raises:
+            InputError: if the file proves to be damaged.
+        """
         ...
+
+
+def every_chunk(source: Source) -> Iterator[Chunk]:
+    """All jets of all files, in order."""
+    for file, rows in enumerate(source.rows):
+        yield from source.read(file, 0, rows)
+
+
+def pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The range ``start:stop`` in consecutive pieces of at most `CHUNK` rows."""
+    for begin in range(start, stop, CHUNK):
+        yield begin, min(begin + CHUNK, stop)
 
 
 def four_vectors(values: NDArray[Any], counts: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from jetrep.errors import InputError
 __all__ = ["Column", "Npz", "counts_of"]
 
 _REMEDY = "save it again with numpy.savez"
+_SKIP = 1 << 22
 
 
 class Npz:
@@ -92,6 +93,16 @@ class Column:
             if len(content) != size:
                 raise EOFError("the array is shorter than its header says")
         return np.frombuffer(content, self.dtype).reshape(rows, *self.shape[1:])
+
+    def skip(self, rows: int) -> None:
+        """Pass over the next ``rows`` rows."""
+        left = rows * math.prod(self.shape[1:]) * self.dtype.itemsize
+        while left:
+            with _readable(self.file, self.name):
+                content = self._stream.read(min(left, _SKIP))
+                if not content:
+                    raise EOFError("the array is shorter than its header says")
+            left -= len(content)
 
 
 def counts_of(archive: Npz, n_particles: int) -> NDArray[np.int64]:

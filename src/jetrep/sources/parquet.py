@@ -45,8 +45,8 @@ def column(file: Path, name: str) -> NDArray[Any]:
         return _plain(table.read(columns=[name]).column(name).combine_chunks(), file, name, 0)
 
 
-def read(file: Path, label_column: str | None) -> Iterator[Rows]:
-    """The jets of a file, a chunk at a time.
+def read(file: Path, label_column: str | None, start: int, stop: int) -> Iterator[Rows]:
+    """Jets ``start:stop`` of a file, a chunk at a time.
 
     Raises:
         InputError: if the columns are no lists of numbers, or the lists of a jet differ in length.
@@ -54,8 +54,7 @@ def read(file: Path, label_column: str | None) -> Iterator[Rows]:
     with _opened(file) as table:
         components = _components(table.schema_arrow.names, file)
         wanted = [*components, *([label_column] if label_column else [])]
-        start = 0
-        for batch in table.iter_batches(CHUNK, columns=wanted):
+        for batch in row_range(table, wanted, start, stop):
             lists = [_list(batch.column(name), file, name, start) for name in components]
             counts = lists[0][1]
             for name, (_, other) in zip(components, lists, strict=True):
@@ -74,6 +73,18 @@ def read(file: Path, label_column: str | None) -> Iterator[Rows]:
             labels = _plain(batch.column(label_column), file, label_column, start) if label_column else None
             yield Rows(p4, counts, labels)
             start += len(counts)
+
+
+def row_range(table: Any, columns: list[str], start: int, stop: int) -> Iterator[Any]:
+    """Record batches of the rows ``start:stop`` of an open Parquet file; only the row groups they lie in are read."""
+    ends = np.cumsum([table.metadata.row_group(i).num_rows for i in range(table.metadata.num_row_groups)])
+    first, last = (int(np.searchsorted(ends, *at)) for at in ((start, "right"), (stop, "left")))
+    row = int(ends[first - 1]) if first else 0
+    for batch in table.iter_batches(CHUNK, row_groups=list(range(first, min(last + 1, len(ends)))), columns=columns):
+        begin, end = max(start - row, 0), min(stop - row, batch.num_rows)
+        row += batch.num_rows
+        if begin < end:
+            yield batch.slice(begin, end - begin)
 
 
 def _components(columns: list[str], file: Path) -> list[str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
-from jetrep.sources.chunks import CHUNK, Chunk, check_labels, existing_files, four_vectors
+from jetrep.sources.chunks import Chunk, check_labels, existing_files, four_vectors, pieces
 from jetrep.sources.npz import Npz, counts_of
 
 __all__ = ["CLASSES", "TopTagging"]
@@ -50,7 +50,8 @@ class TopTagging:
 
     Attributes:
         classes: ("qcd", "top"), or () without labels.
-        total: number of jets.
+        files: the files.
+        rows: number of jets of each.
 
     Raises:
         InputError: if a file is missing, damaged or of another schema.
@@ -60,30 +61,29 @@ class TopTagging:
         self.files = existing_files(files)
         self.classes: tuple[str, ...] = CLASSES if labels else ()
         self._duplicates = None if duplicates is None else _Duplicates(duplicates)
-        self.total = sum(_length(file) for file in self.files)
+        self.rows = [_length(file) for file in self.files]
         if self._duplicates is not None:
             for file in self.files:
                 _first_index(file)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All jets, in order.
+    def read(self, file: int, start: int, stop: int) -> Iterator[Chunk]:
+        """Jets ``start:stop`` of one file.
 
         Raises:
-            InputError: if a file proves to be damaged, or a label is not 0 or 1.
+            InputError: if the file proves to be damaged, or a label is not 0 or 1.
         """
-        for file in self.files:
-            seen: dict[int, int] = {}
-            start = 0
-            for p4, counts, y, ttv in _read(file):
-                p4, offsets = four_vectors(p4, counts)
-                labels = check_labels(y, file=file, field="label", start=start, n_classes=len(CLASSES))
-                flags = {}
-                if self._duplicates is not None:
-                    index = _official_index(ttv, _first_index(file), seen)
-                    flags["duplicate"] = self._duplicates.among(ttv, index, labels, file, start)
-                jets = Jets(p4, offsets, labels if self.classes else None, self.classes)
-                yield Chunk(jets, file, start, flags)
-                start += len(jets)
+        path = self.files[file]
+        seen = _splits_before(path, start) if self._duplicates is not None else {}
+        for p4, counts, y, ttv in _read(path, start, stop):
+            p4, offsets = four_vectors(p4, counts)
+            labels = check_labels(y, file=path, field="label", start=start, n_classes=len(CLASSES))
+            flags = {}
+            if self._duplicates is not None:
+                index = _official_index(ttv, _first_index(path), seen)
+                flags["duplicate"] = self._duplicates.among(ttv, index, labels, path, start)
+            jets = Jets(p4, offsets, labels if self.classes else None, self.classes)
+            yield Chunk(jets, path, start, flags)
+            start += len(jets)
 
 
 Rows = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[Any]]
@@ -100,12 +100,24 @@ def _length(file: Path) -> int:
         return len(table)
 
 
-def _read(file: Path) -> Iterator[Rows]:
-    """Four-vectors (n, 4), constituents per jet, label, split: a chunk of jets at a time."""
-    return _read_npz(file) if file.suffix == ".npz" else _read_hdf5(file)
+def _read(file: Path, start: int, stop: int) -> Iterator[Rows]:
+    """Four-vectors (n, 4), constituents per jet, label, split of jets ``start:stop``: a chunk of jets at a time."""
+    return _read_npz(file, start, stop) if file.suffix == ".npz" else _read_hdf5(file, start, stop)
 
 
-def _read_npz(file: Path) -> Iterator[Rows]:
+def _splits_before(file: Path, start: int) -> dict[int, int]:
+    """Number of jets of each split among the first ``start`` of a file."""
+    if file.suffix == ".npz":
+        with Npz(file) as archive:
+            ttv = archive.whole("ttv")[:start]
+    else:
+        with _table(file) as table:
+            ttv = _values(table[:start], ["ttv"], _columns(table, file))[:, 0]
+    splits, counts = np.unique(ttv, return_counts=True)
+    return dict(zip(splits.tolist(), counts.tolist(), strict=True))
+
+
+def _read_npz(file: Path, start: int, stop: int) -> Iterator[Rows]:
     with Npz(file) as archive:
         p4 = archive.column("p4")
         if len(p4.shape) != 2 or p4.shape[1] != 4:
@@ -117,18 +129,19 @@ def _read_npz(file: Path) -> Iterator[Rows]:
             raise InputError(
                 f"n, y and ttv have lengths {len(counts)}, {len(y)}, {len(ttv)}", file=file, remedy=_OFFICIAL
             )
-        for start in range(0, len(counts), CHUNK):
-            part = slice(start, start + CHUNK)
+        p4.skip(int(counts[:start].sum()))
+        for begin, end in pieces(start, stop):
+            part = slice(begin, end)
             yield p4.read(int(counts[part].sum())), counts[part], y[part], ttv[part]
 
 
-def _read_hdf5(file: Path) -> Iterator[Rows]:
+def _read_hdf5(file: Path, start: int, stop: int) -> Iterator[Rows]:
     with _table(file) as table:
         columns = _columns(table, file)
         width = sum(name.startswith("E_") for name in columns)
         names = [f"{part}_{i}" for i in range(width) for part in _PARTS]
-        for start in range(0, len(table), CHUNK):
-            rows = table[start : start + CHUNK]
+        for begin, end in pieces(start, stop):
+            rows = table[begin:end]
             p4 = _values(rows, names, columns).reshape(-1, 4)
             counts = np.full(len(rows), width, np.int64)
             label, ttv = (_values(rows, [name], columns)[:, 0] for name in ("is_signal_new", "ttv"))

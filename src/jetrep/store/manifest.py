@@ -16,7 +16,7 @@ from jetrep.errors import InputError
 __all__ = ["FORMAT", "MANIFEST", "SCHEMA", "Manifest", "Shard", "content_hash", "file_hash"]
 
 FORMAT = "jetrep-store"
-SCHEMA = 1
+SCHEMA = 2  # 2: columns beside the four-vectors; a store of schema 1 is one without them
 MANIFEST = "manifest.json"
 
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.arrow")

@@ -16,7 +16,8 @@ from jetrep.errors import InputError
 from jetrep.physics.clustering import Algorithm
 from jetrep.progress import progress
 from jetrep.report.terminal import class_rows, key_values
-from jetrep.sources.chunks import Source
+from jetrep.sources.chunks import Source, every_chunk
+from jetrep.sources.registry import open_source
 from jetrep.store.interrupt import orderly_termination
 from jetrep.store.manifest import file_hash
 from jetrep.store.reader import Store
@@ -82,7 +83,14 @@ def prepare(
     if max_jets is not None and max_jets < 1:
         raise InputError(f"is {max_jets}", field="max_jets", remedy="give a positive number")
     begin = time.perf_counter()
-    reader = _open(source, files, classes, label_column, duplicates, labels=bool(select) or not unlabeled)
+    reader = open_source(
+        source,
+        files,
+        labels=bool(select) or not unlabeled,
+        classes=classes,
+        label_column=label_column,
+        duplicates=duplicates,
+    )
     selection = Selection(tuple(select) if select else None, min_particles, drop_invalid, max_particles)
     selection.check(reader.classes)
     kept_classes = () if unlabeled else reader.classes
@@ -105,45 +113,14 @@ def prepare(
     return store
 
 
-def _open(
-    source: str,
-    files: list[Path],
-    classes: list[str] | None,
-    label_column: str | None,
-    duplicates: Path | None,
-    *,
-    labels: bool,
-) -> Source:
-    """The source of the given name; a setting that it does not know is an error, not ignored."""
-    if source == "toptagging":
-        from jetrep.sources.toptagging import CLASSES, TopTagging
-
-        if classes is not None and tuple(classes) != CLASSES:
-            raise InputError(
-                f"the classes of top tagging are {', '.join(CLASSES)}", field="classes", remedy="leave it out"
-            )
-        if label_column is not None:
-            raise InputError("the column is known", field="label_column", remedy="leave it out")
-        return TopTagging(files, labels=labels, duplicates=duplicates)
-    if source == "arrays":
-        from jetrep.sources.arrays import Arrays
-
-        if duplicates is not None:
-            raise InputError(
-                "duplicates are listed for the toptagging files only", field="duplicates", remedy="leave it out"
-            )
-        return Arrays(files, label_column=label_column, classes=classes, labels=labels)
-    raise InputError(f"no source is called '{source}'", field="source", remedy="give toptagging or arrays")
-
-
 def _transfer(
     reader: Source, writer: StoreWriter, selection: Selection, max_jets: int | None, *, unlabeled: bool, quiet: bool
 ) -> int:
     """Move jets from the reader to the writer; returns how many were read."""
     read = 0
-    bar: tqdm[Any] = progress(description="preparing", total=reader.total, quiet=quiet)
+    bar: tqdm[Any] = progress(description="preparing", total=sum(reader.rows), quiet=quiet)
     with bar:
-        for chunk in reader.chunks():
+        for chunk in every_chunk(reader):
             limit = None if max_jets is None else max_jets - writer.n_jets
             jets, n, dropped = selection.apply(chunk, limit)
             writer.write(jets.with_labels(None) if unlabeled else jets)

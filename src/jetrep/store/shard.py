@@ -2,15 +2,17 @@
 
 A shard holds one uncompressed record batch. Row j is jet j:
 
-=========  =========================================  ======================================================
-column     Arrow type                                 content
-=========  =========================================  ======================================================
-``p4``     large_list<fixed_size_list<float>[4]>      constituents, (E, px, py, pz) in GeV, descending pT
-``order``  large_list<int32>                          merge history (see `physics.clustering`)
-``join``   large_list<int32>                          merge history
-``d_ij``   large_list<float>                          merge history
-``label``  int64                                      index into the classes; absent if unlabelled
-=========  =========================================  ======================================================
+==================  =====================================  =====================================================
+column              Arrow type                             content
+==================  =====================================  =====================================================
+``p4``              large_list<fixed_size_list<float>[4]>  constituents, (E, px, py, pz) in GeV, descending pT
+``order``           large_list<int32>                      merge history (see `physics.clustering`)
+``join``            large_list<int32>                      merge history
+``d_ij``            large_list<float>                      merge history
+``label``           int64                                  index into the classes; absent if unlabelled
+``measured.NAME``   large_list<number>                     `Jets.measured`, one column each; absent if there is none
+``observer.NAME``   number                                 `Jets.observers`, one column each; absent if there is none
+==================  =====================================  =====================================================
 
 The four components of a constituent lie side by side, so the child buffer of ``p4`` *is* the (n, 4) array that
 everything else works on. A column for each component would have to be interleaved, hence copied, on every read.
@@ -49,10 +51,27 @@ _COLUMNS = {
 }
 
 
-def _schema(labelled: bool, metadata: dict[str, Any] | None = None) -> pa.Schema:
-    columns = {**_COLUMNS, "label": pa.int64()} if labelled else _COLUMNS
+_MEASURED, _OBSERVER = "measured.", "observer."
+
+
+def _schema(columns: dict[str, pa.DataType], metadata: dict[str, Any] | None = None) -> pa.Schema:
     note = {"jetrep": json.dumps(metadata)} if metadata else None
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()], note)
+
+
+def _expected(schema: pa.Schema, labelled: bool) -> pa.Schema:
+    """The schema that a shard with the extra columns of ``schema`` must have."""
+    columns = {**_COLUMNS, "label": pa.int64()} if labelled else dict(_COLUMNS)
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name.startswith(_MEASURED) and pa.types.is_large_list(kind) and _is_number(kind.value_type):
+            columns[name] = _large_list(kind.value_type, "constituent")
+        elif name.startswith(_OBSERVER) and _is_number(kind):
+            columns[name] = kind
+    return _schema(columns)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def write_shard(path: Path, jets: Jets, *, algorithm: str, R: float) -> None:
@@ -71,25 +90,26 @@ def write_shard(path: Path, jets: Jets, *, algorithm: str, R: float) -> None:
     if history is None:
         raise ValueError("jets have not been clustered")
     offsets = pa.array(jets.offsets)
-    flat = np.ascontiguousarray(jets.p4).reshape(-1)
-    children = [
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), type=_P4),
-        *(pa.array(np.ascontiguousarray(values)) for values in (history.order, history.join, history.d_ij)),
-    ]
-    columns = [
-        pa.LargeListArray.from_arrays(offsets, child, type=kind)
-        for child, kind in zip(children, _COLUMNS.values(), strict=True)
-    ]
+    flat = {
+        "p4": pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(jets.p4).reshape(-1)), type=_P4),
+        "order": _plain(history.order),
+        "join": _plain(history.join),
+        "d_ij": _plain(history.d_ij),
+        **{_MEASURED + name: _plain(values) for name, values in jets.measured.items()},
+    }
+    kinds = {name: _COLUMNS.get(name) or _large_list(values.type, "constituent") for name, values in flat.items()}
+    columns = {name: pa.LargeListArray.from_arrays(offsets, values, type=kinds[name]) for name, values in flat.items()}
     if jets.labels is not None:
-        columns.append(pa.array(jets.labels))
+        columns["label"] = pa.array(jets.labels)
+    columns |= {_OBSERVER + name: _plain(values) for name, values in jets.observers.items()}
     note = {
         "schema": SCHEMA,
         "p4": "E, px, py, pz in GeV",
         "classes": jets.classes,
         "clustering": {"algorithm": algorithm, "R": R},
     }
-    schema = _schema(jets.labels is not None, note)
-    batch = pa.record_batch(columns, schema=schema)
+    schema = _schema({name: values.type for name, values in columns.items()}, note)
+    batch = pa.record_batch(list(columns.values()), schema=schema)
     # No compression: a compressed buffer cannot be mapped.
     options = pa.ipc.IpcWriteOptions(compression=None)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
@@ -114,17 +134,26 @@ def read_shard(path: Path, classes: tuple[str, ...]) -> Jets:
         raise InputError("the shard is missing", file=path, remedy=_REMEDY) from None
     except (OSError, pa.ArrowException, ValueError) as problem:
         raise InputError("the shard is truncated or damaged", file=path, remedy=_REMEDY) from problem
-    if batch is None or not batch.schema.equals(_schema(bool(classes))):
+    if batch is None or set(batch.schema) != set(_expected(batch.schema, bool(classes))):
         raise InputError("the columns are not those of a jetrep shard", file=path, remedy=_REMEDY)
     offsets = _offsets(batch, path)
     order, join, d_ij = (_values(batch.column(name)) for name in ("order", "join", "d_ij"))
     history = MergeHistory(order, join, d_ij, offsets)
     p4 = batch.column("p4").values.values.to_numpy(zero_copy_only=True).reshape(-1, 4)
     labels = batch.column("label").to_numpy(zero_copy_only=True) if classes else None
+    extra = {name: batch.column(name) for name in batch.schema.names}
+    measured = {n.removeprefix(_MEASURED): _values(c) for n, c in extra.items() if n.startswith(_MEASURED)}
+    observers = {
+        n.removeprefix(_OBSERVER): c.to_numpy(zero_copy_only=True) for n, c in extra.items() if n.startswith(_OBSERVER)
+    }
     try:
-        return Jets(p4, offsets, labels, classes, history)
+        return Jets(p4, offsets, labels, classes, history, measured, observers)
     except InputError as problem:
         raise InputError(f"the shard is damaged ({problem})", file=path, remedy=_REMEDY) from problem
+
+
+def _plain(values: NDArray[Any]) -> Any:
+    return pa.array(np.ascontiguousarray(values))
 
 
 def _values(column: Any) -> NDArray[Any]:
@@ -136,8 +165,9 @@ def _offsets(batch: Any, path: Path) -> NDArray[np.int64]:
     """The common offsets of the list columns."""
     try:
         batch.validate()
-        offsets = [batch.column(name).offsets.to_numpy(zero_copy_only=True) for name in _COLUMNS]
-        lengths = [len(batch.column(name).values) for name in _COLUMNS]
+        lists = [column for column in batch.columns if pa.types.is_large_list(column.type)]
+        offsets = [column.offsets.to_numpy(zero_copy_only=True) for column in lists]
+        lengths = [len(column.values) for column in lists]
     except pa.ArrowException as problem:
         raise InputError("the shard is damaged", file=path, remedy=_REMEDY) from problem
     same = all(np.array_equal(offsets[0], other) for other in offsets[1:]) and len(set(lengths)) == 1

@@ -11,6 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -128,7 +129,7 @@ class StoreWriter:
         if jets.history is None and len(jets):
             jets = jets if _in_order(jets) else jets.sorted_by_pt()
             history = cluster(jets.p4, jets.offsets, algorithm=self.algorithm, R=self.R)
-            jets = Jets(jets.p4, jets.offsets, jets.labels, jets.classes, history)
+            jets = replace(jets, history=history)
         if len(jets):
             self._waiting.append(jets)
         while sum(len(part) for part in self._waiting) >= self.jets_per_shard:

@@ -47,4 +47,4 @@ def subjets(batch: JetBatch, n: int) -> JetBatch:
     particles = batch.p4.gather(1, batch.order.unsqueeze(-1).expand(-1, -1, 4))
     p4 = particles.new_zeros(len(batch), n, 4).scatter_add_(1, index, particles)
     mask = torch.arange(n, device=p4.device) < counts.clamp(max=n).unsqueeze(1)
-    return replace(batch, p4=p4, mask=mask, order=None, join=None)
+    return replace(batch, p4=p4, mask=mask, order=None, join=None, measured={})

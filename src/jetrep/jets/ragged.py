@@ -1,9 +1,9 @@
-"""The two containers of the project: `Jets` (ragged, host, NumPy) and `JetBatch` (padded, device, torch)."""
+"""`Jets`: the ragged container, on the host, in NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import awkward as ak
@@ -16,9 +16,9 @@ from jetrep.physics.clustering import Algorithm, MergeHistory, cluster
 from jetrep.physics.fourvector import PX, PY
 
 if TYPE_CHECKING:
-    import torch
+    from jetrep.jets.batch import JetBatch
 
-__all__ = ["JetBatch", "Jets"]
+__all__ = ["Jets"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,10 @@ class Jets:
         labels: (n_jets,) int64, index into ``classes``, or None if the jets are unlabelled.
         classes: names of the labels.
         history: merge histories on the same offsets, or None if the jets have not been clustered.
+        measured: what was measured of each constituent beside its momentum, by name: (n_particles,) numbers, such as
+            the `jetrep.jets.columns.MEASURED`.
+        observers: numbers that describe each jet and no model sees, by name: (n_jets,), such as the weight of a jet,
+            its event, or a mass that somebody else computed.
     """
 
     p4: NDArray[np.float32]
@@ -40,6 +44,8 @@ class Jets:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     history: MergeHistory | None = field(default=None, repr=False)
+    measured: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    observers: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         p4 = np.asarray(self.p4, dtype=np.float32)
@@ -78,6 +84,15 @@ class Jets:
                     remedy="name all classes",
                 )
             object.__setattr__(self, "labels", labels)
+        for kind, columns, rows in (("measured", self.measured, len(p4)), ("observers", self.observers, len(self))):
+            for name, values in columns.items():
+                if np.shape(values) != (rows,):
+                    what = "constituents" if kind == "measured" else "jets"
+                    raise InputError(
+                        f"{kind} '{name}' has shape {np.shape(values)} for {rows} {what}",
+                        field=name,
+                        remedy=f"give one number for each of the {what}",
+                    )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -112,30 +127,26 @@ class Jets:
         counts = self.counts[rows]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         source = np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts) + np.arange(offsets[-1])
-        history = self.history
-        return replace(
-            self,
-            p4=self.p4[source],
-            offsets=offsets,
-            labels=None if self.labels is None else self.labels[rows],
-            history=None
-            if history is None
-            else MergeHistory(history.order[source], history.join[source], history.d_ij[source], offsets),
-        )
+        return self._taken(source, rows, offsets)
 
     def _contiguous(self, start: int, stop: int) -> Jets:
         """Jets ``start:stop`` as views of the same memory."""
         offsets = self.offsets[start : stop + 1] - self.offsets[start]
-        part = slice(self.offsets[start], self.offsets[stop])
+        return self._taken(slice(self.offsets[start], self.offsets[stop]), slice(start, stop), offsets)
+
+    def _taken(self, particles: _Index, rows: _Index, offsets: NDArray[np.int64]) -> Jets:
+        """The jets ``rows``, whose constituents are ``particles``."""
         history = self.history
-        return replace(
-            self,
-            p4=self.p4[part],
-            offsets=offsets,
-            labels=None if self.labels is None else self.labels[start:stop],
-            history=None
+        return Jets(
+            self.p4[particles],
+            offsets,
+            None if self.labels is None else self.labels[rows],
+            self.classes,
+            None
             if history is None
-            else MergeHistory(history.order[part], history.join[part], history.d_ij[part], offsets),
+            else MergeHistory(history.order[particles], history.join[particles], history.d_ij[particles], offsets),
+            {name: values[particles] for name, values in self.measured.items()},
+            {name: values[rows] for name, values in self.observers.items()},
         )
 
     @property
@@ -155,10 +166,8 @@ class Jets:
         jet = np.repeat(np.arange(len(self)), self.counts)
         by_pt = np.lexsort((-pt2, jet))
         rank = np.arange(len(self.p4)) - self.offsets[jet]
-        counts = np.minimum(self.counts, n)
-        return replace(
-            self, p4=self.p4[by_pt[rank < n]], offsets=np.concatenate([[0], np.cumsum(counts)]), history=None
-        )
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(self.counts, n))])
+        return replace(self, history=None)._taken(by_pt[rank < n], slice(None), offsets)
 
     def sorted_by_pt(self) -> Jets:
         """All constituents in descending pT; the history, if any, is dropped."""
@@ -175,6 +184,8 @@ class Jets:
     def subjets(self, n_subjets: int | None = None, *, d_cut: float | None = None) -> Jets:
         """The jets at a coarser scale: one cut of their merge trees, in descending pT, without a history of their own.
 
+        Measured columns stay behind: a charge or an impact parameter has no agreed meaning for a sum of constituents.
+
         Args:
             n_subjets: number of subjets; jets with fewer constituents keep all of them.
             d_cut: or the distance at which to cut (see `MergeHistory.subjets`).
@@ -185,14 +196,14 @@ class Jets:
         if self.history is None:
             raise InputError("the jets have no merge history", field="history", remedy="call clustered() first")
         p4, offsets = self.history.subjets(self.p4, n=n_subjets, d_cut=d_cut)
-        return replace(self, p4=p4, offsets=offsets, history=None)
+        return replace(self, p4=p4, offsets=offsets, history=None, measured={})
 
     @staticmethod
     def concatenate(parts: Sequence[Jets]) -> Jets:
         """All jets of ``parts`` in order.
 
         Raises:
-            InputError: if the parts disagree on their classes, or only some are labelled or clustered.
+            InputError: if the parts disagree on their classes or columns, or only some are labelled or clustered.
         """
         if len(parts) == 1:
             return parts[0]
@@ -202,6 +213,9 @@ class Jets:
                 field="labels",
                 remedy="give all parts the same classes",
             )
+        measured, observers = (
+            _concatenated([getattr(part, kind) for part in parts], kind) for kind in ("measured", "observers")
+        )
         counts = np.concatenate([part.counts for part in parts])
         offsets = np.concatenate([[0], np.cumsum(counts)])
         labels = [part.labels for part in parts if part.labels is not None]
@@ -220,6 +234,8 @@ class Jets:
             np.concatenate(labels) if labels else None,
             parts[0].classes,
             history,
+            measured,
+            observers,
         )
 
     @classmethod
@@ -259,60 +275,26 @@ class Jets:
 
     def batch(self, index: slice | Sequence[int] | NDArray[Any] | None = None) -> JetBatch:
         """The selected jets (all, if None), padded to the longest of them, as torch tensors on the CPU."""
-        import torch  # keeps host-side work, such as simulation, free of torch's start-up time
+        from jetrep.jets.batch import padded  # keeps host-side work, such as simulation, free of torch's start-up time
 
-        rows = np.arange(len(self))[index if index is not None else slice(None)]
-        width = max(1, int(self.counts[rows].max(initial=1)))
-        p4, mask = np.zeros((len(rows), width, 4), np.float32), np.zeros((len(rows), width), np.bool_)
-        _pad(self.p4, self.offsets, rows, p4, mask)
-        order = join = None
-        if self.history is not None:
-            order, join = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
-            _pad_history(self.history.order, self.history.join, self.offsets, rows, order, join)
-        padded = torch.from_numpy(p4)
-        return JetBatch(
-            p4=padded,
-            mask=torch.from_numpy(mask),
-            jet_p4=padded.sum(1, dtype=torch.float64).float(),
-            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
-            order=None if order is None else torch.from_numpy(order),
-            join=None if join is None else torch.from_numpy(join),
-        )
+        return padded(self, np.arange(len(self))[index if index is not None else slice(None)])
 
 
-@dataclass(frozen=True, eq=False)
-class JetBatch:
-    """A padded batch of jets, or of one view of jets, on one device.
+_Index = slice | NDArray[Any]
 
-    Attributes:
-        p4: (batch, n, 4) float32, constituents (or subjets) as (E, px, py, pz) in GeV; zero where padded.
-        mask: (batch, n) bool, True for a real constituent.
-        jet_p4: (batch, 4) float32, four-momentum of the whole jet. A view keeps the axis and scale of the jet that it
-            was made from, so all views of a jet measure Δη, Δφ and pT fractions against the same reference.
-        labels: (batch,) int64, or None.
-        order: (batch, n) int64, constituents in dendrogram order (see `physics.clustering`), or None.
-        join: (batch, n) int64, merge number at each boundary, or None.
-    """
 
-    p4: torch.Tensor
-    mask: torch.Tensor
-    jet_p4: torch.Tensor
-    labels: torch.Tensor | None = None
-    order: torch.Tensor | None = None
-    join: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.p4.shape[0]
-
-    @property
-    def counts(self) -> torch.Tensor:
-        """(batch,) number of real constituents."""
-        return self.mask.sum(1)
-
-    def to(self, device: torch.device | str) -> JetBatch:
-        """The same batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items() if v is not None})
+def _concatenated(parts: Sequence[Mapping[str, NDArray[Any]]], kind: str) -> dict[str, NDArray[Any]]:
+    """Columns of all parts, one after the other; they must be the same in each."""
+    names = list(parts[0])
+    for part in parts[1:]:
+        if set(part) != set(names):
+            odd = sorted(set(part) ^ set(names))
+            raise InputError(
+                f"only some of the parts have the {kind} {', '.join(odd)}",
+                field=odd[0],
+                remedy="give all parts the same columns",
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 @numba.njit(cache=True)
@@ -323,39 +305,3 @@ def _sum_by_jet(p4: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[
             for k in range(4):
                 total[jet, k] += p4[i, k]
     return total
-
-
-@numba.njit(cache=True)
-def _pad(
-    flat: NDArray[np.float32],
-    offsets: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    p4: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-) -> None:
-    for b in range(len(rows)):
-        start = offsets[rows[b]]
-        n = offsets[rows[b] + 1] - start
-        p4[b, :n] = flat[start : start + n]
-        mask[b, :n] = True
-
-
-@numba.njit(cache=True)
-def _pad_history(
-    order: NDArray[np.int32],
-    join: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    padded_order: NDArray[np.int64],
-    padded_join: NDArray[np.int64],
-) -> None:
-    # Padding points at itself and never begins a subjet.
-    for b in range(len(rows)):
-        start = offsets[rows[b]]
-        n = offsets[rows[b] + 1] - start
-        for i in range(n):
-            padded_order[b, i] = order[start + i]
-            padded_join[b, i] = join[start + i]
-        for i in range(n, padded_order.shape[1]):
-            padded_order[b, i] = i
-            padded_join[b, i] = -1
