@@ -17,7 +17,18 @@ __all__ = ["SOURCES", "open_source"]
 SOURCES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "toptagging": ("jetrep.sources.toptagging", "TopTagging"),
+        "jetclass": ("jetrep.sources.jetclass", "JetClass"),
+        "jetclass2": ("jetrep.sources.jetclass2", "JetClass2"),
+        "jetnet": ("jetrep.sources.jetnet", "JetNet"),
+        "quarkgluon": ("jetrep.sources.quarkgluon", "QuarkGluon"),
+        "hls4ml": ("jetrep.sources.hls4ml", "Hls4ml"),
+        "pfnano": ("jetrep.sources.pfnano", "PFNano"),
+        "aspen": ("jetrep.sources.aspen", "AspenOpenJets"),
+        "mod": ("jetrep.sources.mod", "CmsOpenData"),
+        "omnifold": ("jetrep.sources.omnifold", "OmniFold"),
+        "weaver": ("jetrep.sources.weaver", "WeaverArrays"),
         "arrays": ("jetrep.sources.arrays", "Arrays"),
+        "mapped": ("jetrep.sources.mapped", "Mapped"),
     }
 )
 """Module and class of each kind of files; imported when it is used."""
