@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import glob
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +25,7 @@ __all__ = [
     "existing_files",
     "four_vectors",
     "pieces",
+    "without_padding",
 ]
 
 CHUNK = 10_000
@@ -109,13 +112,34 @@ def four_vectors(values: NDArray[Any], counts: NDArray[np.int64]) -> tuple[NDArr
     Returns:
         p4 (n_particles, 4), and offsets (n_jets + 1,). Numbers beyond the range of float32 become infinite.
     """
+    p4, offsets, _ = without_padding(values, counts)
+    return p4, offsets
+
+
+def without_padding(
+    values: NDArray[Any], counts: NDArray[np.int64], measured: Mapping[str, NDArray[Any]] = MappingProxyType({})
+) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[str, NDArray[Any]]]:
+    """Constituents without padding, wherever it stands, and what was measured of those that remain.
+
+    Vectors whose four components are all zero are no particles.
+
+    Args:
+        values: (n, 4) numbers, (E, px, py, pz) in GeV.
+        counts: (n_jets,) how many of them belong to each jet.
+        measured: columns (n,), one value for each vector.
+
+    Returns:
+        p4 (n_particles, 4), offsets (n_jets + 1,), and the columns, (n_particles,) each. Components beyond the range
+        of float32 become infinite.
+    """
     with np.errstate(over="ignore"):
         p4 = np.asarray(values, np.float32)
+    ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     real = (p4 != 0).any(1)
-    if not real.all():
-        ends = np.concatenate([[0], np.cumsum(real)])[np.concatenate([[0], np.cumsum(counts)])]
-        return p4[real], ends
-    return p4, np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    if real.all():
+        return p4, ends, dict(measured)
+    before = np.concatenate([[0], np.cumsum(real)])
+    return p4[real], before[ends], {name: column[real] for name, column in measured.items()}
 
 
 def check_labels(values: NDArray[Any], *, file: Path, field: str, start: int = 0, n_classes: int) -> NDArray[np.int64]:
@@ -165,12 +189,45 @@ def check_labels(values: NDArray[Any], *, file: Path, field: str, start: int = 0
 
 
 def existing_files(names: Sequence[Path]) -> list[Path]:
-    """The files, each of which must exist."""
-    files = [Path(name) for name in names]
+    """The files, in the order given. A name with ``*``, ``?`` or ``[`` stands for all files that it matches, sorted.
+
+    ``**`` matches folders at any depth. A file or folder whose own name has such characters is meant literally.
+
+    Raises:
+        InputError: naming a file that does not exist or is given twice, or a pattern that matches none.
+    """
+    files: list[Path] = []
+    seen: set[Path] = set()
+    for name in names:
+        for file in _named(Path(name)):
+            resolved = file.resolve()
+            if resolved in seen:
+                raise InputError(
+                    "is given twice", file=file, remedy="give each file once, also where patterns or links overlap"
+                )
+            seen.add(resolved)
+            files.append(file)
     if not files:
         raise InputError("no files are given", field="files", remedy="name at least one")
-    for file in files:
-        if not file.is_file():
-            what = "is a folder" if file.is_dir() else "does not exist"
-            raise InputError(what, file=file, remedy="give the name of a file")
+    return files
+
+
+def _named(name: Path) -> list[Path]:
+    """The one file of this name, or those that match it."""
+    try:
+        if name.is_file():
+            return [name]
+        what = "is a folder" if name.is_dir() else "does not exist"
+        if what == "is a folder" or not glob.has_magic(str(name)):
+            raise InputError(what, file=name, remedy="give the name of a file, or a pattern such as *.root")
+        # Folders that exist are literal, whatever their names; only what follows is a pattern.
+        folder = next(parent for parent in name.parents if parent.is_dir() or parent == parent.parent)
+        pattern = str(Path(glob.escape(str(folder))) / name.relative_to(folder))
+        files = [file for file in map(Path, sorted(glob.glob(pattern, recursive=True))) if file.is_file()]
+    except (OSError, ValueError) as problem:
+        raise InputError(f"cannot be looked up ({problem})", file=name, remedy="check the name") from problem
+    if not files:
+        raise InputError(
+            f"the pattern matches no file in {folder.resolve()}", file=name, remedy="check it with ls, in quotes or not"
+        )
     return files
