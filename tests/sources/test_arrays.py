@@ -1,5 +1,6 @@
 """The user's own arrays: every documented form gives the same jets, every mistake its own message."""
 
+import shutil
 from pathlib import Path
 
 import awkward as ak
@@ -84,7 +85,7 @@ def test_all_forms_give_the_same_jets(tmp_path, monkeypatch, way, chunk):
     monkeypatch.setattr(chunks, "CHUNK", chunk)
     monkeypatch.setattr(parquet, "CHUNK", chunk)
     file = WAYS[way](tmp_path)
-    source = Arrays([file, file])
+    source = Arrays([file, Path(shutil.copy(file, tmp_path / f"again{file.suffix}"))])
     assert sum(source.rows) == 12
     assert source.classes == ("0", "1", "2")
     jets = read(source)

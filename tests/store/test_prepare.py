@@ -172,7 +172,9 @@ RUN = "import sys; from jetrep.cli import main; sys.exit(main())"
 def test_stopping_the_command_leaves_nothing(tmp_path, make_jets, number):
     jets = make_jets([40] * 20_000)
     save(tmp_path / "a.npz", jets)
-    files = ["a.npz"] * 200  # minutes of work
+    files = [f"{i}.npz" for i in range(200)]  # minutes of work
+    for name in files:
+        os.link(tmp_path / "a.npz", tmp_path / name)
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, "prepare", "arrays", *files, "--out", "s", "--jets-per-shard", "5000"],
         cwd=tmp_path,
@@ -187,7 +189,7 @@ def test_stopping_the_command_leaves_nothing(tmp_path, make_jets, number):
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npz", *files}
 
 
 def test_real_top_tagging_jets(real_data, tmp_path):

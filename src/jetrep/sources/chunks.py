@@ -227,7 +227,5 @@ def _named(name: Path) -> list[Path]:
     except (OSError, ValueError) as problem:
         raise InputError(f"cannot be looked up ({problem})", file=name, remedy="check the name") from problem
     if not files:
-        raise InputError(
-            f"the pattern matches no file in {folder.resolve()}", file=name, remedy="check it with ls, in quotes or not"
-        )
+        raise InputError(f"the pattern matches no file in {folder.resolve()}", file=name, remedy="correct the pattern")
     return files
