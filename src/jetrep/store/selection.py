@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
+from jetrep.physics import fourvector
 from jetrep.physics.fourvector import E
 from jetrep.sources.chunks import Chunk
 
-__all__ = ["Selection"]
+__all__ = ["QUANTITIES", "Selection"]
 
 _COMPONENTS = ("E", "px", "py", "pz")
+
+QUANTITIES: Mapping[str, Callable[[Jets], NDArray[Any]]] = MappingProxyType(
+    {
+        "pt": lambda jets: fourvector.pt(jets.jet_p4),
+        "eta": lambda jets: fourvector.eta(jets.jet_p4),
+        "abs(eta)": lambda jets: np.abs(fourvector.eta(jets.jet_p4)),
+        "phi": lambda jets: fourvector.phi(jets.jet_p4),
+        "mass": lambda jets: fourvector.mass(jets.jet_p4),
+        "n_constituents": lambda jets: jets.counts,
+    }
+)
+"""What a condition may ask for, (n_jets,) each, beside ``observer:NAME``: from the sum of all constituents, in GeV."""
+
+_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = MappingProxyType(
+    {
+        "<": operator.lt,
+        "<=": operator.le,
+        ">": operator.gt,
+        ">=": operator.ge,
+        "==": operator.eq,
+        "!=": operator.ne,
+    }
+)
+_OBSERVER = "observer:"
+_CONDITION = re.compile(
+    rf"\s*({'|'.join(map(re.escape, QUANTITIES))}|{_OBSERVER}[^\s<>=!]+)"
+    r"\s*(<=|>=|==|!=|<|>)"
+    r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*",
+    re.ASCII,
+)
+
+
+class _Condition(NamedTuple):
+    """``quantity operator bound``, as in ``pt > 500``; ``text`` is how it is told to the user."""
+
+    quantity: str
+    operator: str
+    bound: int | float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -28,12 +74,26 @@ class Selection:
         drop_invalid: "invalid": drop jets with a momentum that is not finite or an energy below zero, instead of
             stopping at the first.
         max_particles: keep only this many constituents of a jet, those of the highest pT; None keeps all.
+        where: "not pt > 500": conditions that a jet must fulfil, in this order: one of the `QUANTITIES`, or
+            ``observer:NAME``, then ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``, then a number. Momenta are those of
+            the sum of all constituents, before ``max_particles`` takes any away. A NaN fulfils no condition.
+
+    Raises:
+        InputError: if a condition cannot be understood.
     """
 
     classes: tuple[str, ...] | None = None
     min_particles: int = 1
     drop_invalid: bool = False
     max_particles: int | None = None
+    where: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _ = self._conditions
+
+    @cached_property
+    def _conditions(self) -> tuple[_Condition, ...]:
+        return tuple(_condition(text) for text in self.where)
 
     def check(self, known: Sequence[str]) -> None:
         """Whether this selection can be applied to jets of the classes ``known``.
@@ -69,7 +129,7 @@ class Selection:
 
         Raises:
             InputError: naming file, jet and component of a momentum that is not finite or an energy below zero,
-                unless such jets are to be dropped.
+                unless such jets are to be dropped; or if the jets do not have an observer that a condition asks for.
         """
         reasons = self._reasons(chunk)
         keep = ~np.logical_or.reduce(list(reasons.values()))
@@ -103,6 +163,11 @@ class Selection:
         reasons["invalid"] = invalid
         reasons["empty"] = jets.counts == 0
         reasons["too few constituents"] = jets.counts < self.min_particles
+        values: dict[str, NDArray[Any]] = {}
+        for condition in self._conditions:
+            if condition.quantity not in values:
+                values[condition.quantity] = _values(condition.quantity, chunk)
+            reasons[f"not {condition.text}"] = ~_fulfilled(condition, values[condition.quantity])
         return reasons
 
     def _forbid_invalid(self, chunk: Chunk, invalid: NDArray[np.bool_]) -> None:
@@ -125,4 +190,62 @@ class Selection:
 def _invalid(jets: Jets) -> NDArray[np.bool_]:
     """(n_particles,) mask of impossible constituents. E < |p| is left alone: rounding makes massless ones so."""
     result: NDArray[np.bool_] = ~np.isfinite(jets.p4).all(1) | (jets.p4[:, E] < 0)
+    return result
+
+
+def _condition(text: str) -> _Condition:
+    """A condition in the user's words."""
+    match = _CONDITION.fullmatch(text)
+    if match is None or not math.isfinite(float(match[3])):
+        raise InputError(
+            f"'{text}' is no condition",
+            field="where",
+            remedy=f"write {', '.join(QUANTITIES)} or {_OBSERVER}NAME, then {' '.join(_OPERATORS)}, then a number, "
+            "such as 'pt > 500'; classes are chosen with --select",
+        )
+    return _Condition(match[1], match[2], _number(match[3]), f"{match[1]} {match[2]} {match[3]}")
+
+
+def _number(text: str) -> int | float:
+    """Whole numbers stay whole: event numbers are compared exactly, beyond 2^53 too."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _values(quantity: str, chunk: Chunk) -> NDArray[Any]:
+    """(n_jets,) numbers."""
+    jets = chunk.jets
+    if not quantity.startswith(_OBSERVER):
+        # Momenta that are not finite make NaN, silently: such jets have been counted as invalid.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return QUANTITIES[quantity](jets)
+    name = quantity.removeprefix(_OBSERVER)
+    if name not in jets.observers:
+        raise InputError(
+            f"has no observer '{name}', only {', '.join(sorted(jets.observers)) or 'none'}",
+            file=chunk.file,
+            field="where",
+            remedy="ask for observers that the input has",
+        )
+    values = np.asarray(jets.observers[name])
+    if values.dtype.kind not in "biuf":
+        raise InputError(
+            f"observer '{name}' is {values.dtype}, not numbers",
+            file=chunk.file,
+            field="where",
+            remedy="ask for observers that are numbers",
+        )
+    return values
+
+
+def _fulfilled(condition: _Condition, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n_jets,) mask. In the precision of the values: what is stored as a float32 of 0.1 equals 0.1."""
+    if values.dtype == np.bool_:
+        values = values.astype(np.int8)
+    with np.errstate(over="ignore"):
+        fulfilled = np.asarray(_OPERATORS[condition.operator](values, condition.bound), np.bool_)
+    # Unequal is the one relation that a NaN would fulfil.
+    result: NDArray[np.bool_] = fulfilled & ~np.isnan(values)
     return result
