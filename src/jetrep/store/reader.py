@@ -10,7 +10,7 @@ import numpy as np
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.store.manifest import Manifest, Shard, file_hash
-from jetrep.store.shard import read_shard
+from jetrep.store.shard import MappedShard, map_shard
 
 __all__ = ["Store"]
 
@@ -95,6 +95,19 @@ class Store:
             parts.append(part)
         return Jets.concatenate(parts)
 
+    def map(self, shard: int, *, check: bool = True) -> MappedShard:
+        """One shard, mapped into memory, with the means to give that memory back.
+
+        Args:
+            shard: its number in the manifest.
+            check: False to put off the comparison of its hash to the next use: for a first look at a few of its
+                values, which must not cost the time to read all of it.
+
+        Raises:
+            InputError: if the shard is damaged.
+        """
+        return self._map(self.manifest.shards[shard], check)
+
     def verify(self) -> None:
         """Check everything: every byte against the hashes, every merge history, the counts of labels.
 
@@ -126,13 +139,17 @@ class Store:
             raise InputError(f"the shard is {what} ({size} of {shard.bytes} bytes)", file=file, remedy=_REMEDY)
 
     def _read(self, shard: Shard) -> Jets:
+        return self._map(shard, True).jets
+
+    def _map(self, shard: Shard, check: bool) -> MappedShard:
         file = self.path / shard.file
         self._check_size(shard)
-        if shard.file in self._unchecked:
+        if check and shard.file in self._unchecked:
             if file_hash(file) != shard.hash:
                 raise InputError("the shard is damaged: its hash disagrees", file=file, remedy=_REMEDY)
             self._unchecked.discard(shard.file)
-        jets = read_shard(file, self.classes)
+        mapped = map_shard(file, self.classes)
+        jets = mapped.jets
         if (len(jets), len(jets.p4)) != (shard.jets, shard.constituents):
             raise InputError(
                 f"{len(jets)} jets with {len(jets.p4)} constituents, the manifest says {shard.jets} "
@@ -140,7 +157,7 @@ class Store:
                 file=file,
                 remedy=_REMEDY,
             )
-        return jets
+        return mapped
 
     def _check_values(self, jets: Jets, shard: Shard) -> None:
         """Finite momenta, no empty jets, and (order, join) permutations within each jet."""
