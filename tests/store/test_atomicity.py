@@ -149,7 +149,7 @@ def test_a_full_disk_when_the_manifest_is_synced(tmp_path, make_jets, monkeypatc
         if path.name == MANIFEST:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writer_module, "_sync", full)
+    monkeypatch.setattr(writer_module, "sync", full)
     with pytest.raises(InputError, match=r"s/manifest.json: the disk is full; free space"):
         make_store(tmp_path / "s", make_jets)
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ import xxhash
 
 from jetrep.errors import InputError
 
-__all__ = ["FORMAT", "MANIFEST", "SCHEMA", "Manifest", "Shard", "content_hash", "file_hash"]
+__all__ = ["FORMAT", "MANIFEST", "SCHEMA", "Columns", "Manifest", "Shard", "content_hash", "file_hash"]
 
 FORMAT = "jetrep-store"
-SCHEMA = 2  # 2: columns beside the four-vectors; a store of schema 1 is one without them
+SCHEMA = 2  # 2: columns beside the four-vectors, origin of each shard; a store of schema 1 is one without them
 MANIFEST = "manifest.json"
 
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.arrow")
 _PREPARE_AGAIN = "prepare the store again"
+
+Columns = Mapping[str, Mapping[str, str]]
+"""Of "measured" and "observers", the NumPy type of each column by its name."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Shard:
         constituents: number of constituents of all its jets.
         bytes: size of the file.
         hash: XXH3-128 of the file, hexadecimal.
+        origin: the rows that its jets were selected from, in order: (n, start, stop) stands for the rows
+            ``start:stop`` of file number n of the provenance. Empty if they came from no files.
     """
 
     file: str
@@ -40,6 +45,7 @@ class Shard:
     constituents: int
     bytes: int
     hash: str
+    origin: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Manifest:
         created: time of writing, ISO 8601, UTC.
         content_hash: hash of the shards' hashes, the classes and the clustering: two stores with the same hash
             hold the same jets in the same order.
+        measured: NumPy type of each measured column, by name; the same in all shards.
+        observers: the same for the observers.
     """
 
     jets: int
@@ -72,6 +80,8 @@ class Manifest:
     created: str
     content_hash: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, str] = field(default_factory=dict)
+    observers: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
@@ -152,6 +162,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
             _count(shard, "constituents"),
             _count(shard, "bytes"),
             _text(shard, "hash"),
+            tuple(_rows(rows) for rows in shard.get("origin", ())),
         )
         for shard in content["shards"]
     )
@@ -170,6 +181,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
         created=_text(content, "created"),
         content_hash=_text(content, "content_hash"),
         provenance=dict(content["provenance"]),
+        measured={str(k): _text(columns, k) for columns in [content.get("measured", {})] for k in columns},
+        observers={str(k): _text(columns, k) for columns in [content.get("observers", {})] for k in columns},
     )
 
 
@@ -184,6 +197,11 @@ def _text(record: dict[str, Any], key: str) -> str:
     if not isinstance(value := record[key], str):
         raise TypeError(f"{key} is {value!r}, not text")
     return value
+
+
+def _rows(rows: Any) -> tuple[int, int, int]:
+    file, start, stop = (_count({"origin": n}, "origin") for n in rows)
+    return file, start, stop
 
 
 def _shard_name(name: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.store.manifest import Manifest, Shard, file_hash
-from jetrep.store.shard import MappedShard, map_shard
+from jetrep.store.shard import MappedShard, columns_of, map_shard
 
 __all__ = ["Store"]
 
@@ -157,6 +157,8 @@ class Store:
                 file=file,
                 remedy=_REMEDY,
             )
+        if columns_of(jets) != {"measured": self.manifest.measured, "observers": self.manifest.observers}:
+            raise InputError("the columns are not those that the manifest lists", file=file, remedy=_REMEDY)
         return mapped
 
     def _check_values(self, jets: Jets, shard: Shard) -> None:

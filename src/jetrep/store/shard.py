@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.physics.clustering import MergeHistory
-from jetrep.store.manifest import SCHEMA
+from jetrep.store.manifest import SCHEMA, Columns
 
-__all__ = ["MappedShard", "map_shard", "read_shard", "write_shard"]
+__all__ = ["MappedShard", "columns_of", "map_shard", "read_shard", "write_shard"]
 
 _P4 = pa.list_(pa.field("component", pa.float32(), nullable=False), 4)
 _REMEDY = "prepare the store again, or restore the file from a copy"
@@ -74,6 +74,14 @@ def _expected(schema: pa.Schema, labelled: bool) -> pa.Schema:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def columns_of(jets: Jets) -> Columns:
+    """Names and NumPy types of measured columns and observers."""
+    return {
+        "measured": {name: values.dtype.name for name, values in jets.measured.items()},
+        "observers": {name: values.dtype.name for name, values in jets.observers.items()},
+    }
 
 
 def write_shard(path: Path, jets: Jets, *, algorithm: str, R: float) -> None:

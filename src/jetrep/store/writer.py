@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import secrets
 import shutil
-import socket
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +12,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from jetrep.errors import InputError
+from jetrep.errors import InputError, at_least
 from jetrep.jets import Jets
-from jetrep.physics.clustering import Algorithm, cluster
-from jetrep.physics.fourvector import PX, PY
-from jetrep.store.manifest import MANIFEST, Manifest, Shard, content_hash, file_hash
-from jetrep.store.shard import write_shard
+from jetrep.physics.clustering import Algorithm
+from jetrep.store.build import ShardBuilder, accepted, check_columns
+from jetrep.store.folder import check_target, disk_errors, mark, publish, sync, tidy_up
+from jetrep.store.manifest import MANIFEST, Columns, Manifest, Shard, content_hash
+from jetrep.store.shard import columns_of
 
-__all__ = ["StoreWriter"]
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+__all__ = ["StoreWriter", "check_classes", "manifest_of", "shard_name"]
 
 
 class StoreWriter:
@@ -73,33 +65,28 @@ class StoreWriter:
         self.out = Path(out).absolute()
         self.classes, self.provenance, self.overwrite = tuple(classes), provenance, overwrite
         self.algorithm, self.R = algorithm, float(R)
-        if jets_per_shard < 1:
-            raise InputError(
-                f"{jets_per_shard} jets per shard", field="jets_per_shard", remedy="give a positive number"
-            )
-        if len(set(self.classes)) != len(self.classes):
-            raise InputError("two classes have the same name", field="classes", remedy="name each class once")
+        check_classes(self.classes)
+        at_least(1, jets_per_shard=jets_per_shard)
         self.jets_per_shard = jets_per_shard
         self.dropped: Counter[str] = Counter()
         self.manifest: Manifest | None = None
         self._shards: list[Shard] = []
-        self._waiting: list[Jets] = []
         self._labels = np.zeros(len(self.classes), np.int64)
-        mark = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._folder = self.out.with_name(f".{self.out.name}.writing-{mark}")
-        self._old = self.out.with_name(f".{self.out.name}.replaced-{mark}")
-        self._check_target()
+        self._columns: Columns | None = None
+        self._folder = self.out.with_name(f".{self.out.name}.writing-{mark()}")
+        self._shard = self._new_shard()
+        check_target(self.out, overwrite=self.overwrite)
 
     @property
     def n_jets(self) -> int:
         """Number of jets written so far."""
-        return sum(shard.jets for shard in self._shards) + sum(len(jets) for jets in self._waiting)
+        return sum(shard.jets for shard in self._shards) + self._shard.n_jets
 
     def __enter__(self) -> Self:
-        with self._disk_errors(self.out):
+        with disk_errors(self.out):
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            _tidy_up(self.out)
-            self._check_target()
+            tidy_up(self.out)
+            check_target(self.out, overwrite=self.overwrite)
             self._folder.mkdir()
         return self
 
@@ -116,24 +103,22 @@ class StoreWriter:
         """Add jets, in order.
 
         Args:
-            jets: jets with at least one constituent each and finite momenta; labelled if the store has classes.
+            jets: jets with at least one constituent each and finite momenta; labelled if the store has classes; with
+                the same columns as those before.
 
         Raises:
-            InputError: if a jet is empty or not finite, labels are missing, superfluous or of other classes, or the
-                disk is full.
+            InputError: if a jet is empty or not finite, labels are missing, superfluous or of other classes, columns
+                differ, or the disk is full.
         """
-        jets = self._accept(jets)
-        if jets.labels is not None:
-            self._labels += np.bincount(jets.labels, minlength=len(self.classes))
-        # Cluster piece by piece, so that progress is steady and the memory for sorting stays small.
-        if jets.history is None and len(jets):
-            jets = jets if _in_order(jets) else jets.sorted_by_pt()
-            history = cluster(jets.p4, jets.offsets, algorithm=self.algorithm, R=self.R)
-            jets = replace(jets, history=history)
-        if len(jets):
-            self._waiting.append(jets)
-        while sum(len(part) for part in self._waiting) >= self.jets_per_shard:
-            self._flush(self.jets_per_shard)
+        jets = accepted(jets, self.classes)
+        self._columns = self._columns or columns_of(jets)
+        check_columns(self._columns, columns_of(jets), None)
+        while len(jets):
+            room = self.jets_per_shard - self._shard.n_jets
+            self._shard.add(jets[:room] if len(jets) > room else jets)
+            jets = jets[room:]
+            if self._shard.n_jets == self.jets_per_shard:
+                self._flush()
 
     def drop(self, reason: str, n: int) -> None:
         """Note that ``n`` jets were read but not kept."""
@@ -142,165 +127,89 @@ class StoreWriter:
         if n:
             self.dropped[reason] += int(n)
 
-    def _accept(self, jets: Jets) -> Jets:
-        """The jets under the classes of this store, if they may be stored."""
-        if (jets.labels is not None) != bool(self.classes):
-            what = "the jets have no labels" if self.classes else "the jets have labels, the store has no classes"
-            raise InputError(what, field="labels", remedy="label all jets and name the classes, or do neither")
-        if jets.classes and self.classes and jets.classes != self.classes:
-            raise InputError(
-                f"the jets have classes {', '.join(jets.classes)}, the store {', '.join(self.classes)}",
-                field="classes",
-                remedy="give all jets the same classes",
-            )
-        empty = jets.counts == 0
-        if empty.any():
-            raise InputError("the jet has no constituents", jet=int(np.argmax(empty)), remedy="drop empty jets")
-        # The sum is finite if and only if all terms are (they are far from the overflow of float64).
-        finite = np.isfinite(jets.jet_p4).all(1)
-        if not finite.all():
-            raise InputError(
-                "a momentum is not finite", jet=int(np.argmin(finite)), field="p4", remedy="drop such jets"
-            )
-        return jets.with_labels(jets.labels, self.classes)
+    def _new_shard(self) -> ShardBuilder:
+        return ShardBuilder(self._folder, n_classes=len(self.classes), algorithm=self.algorithm, R=self.R)
 
-    def _flush(self, n: int) -> None:
-        """Write the first ``n`` waiting jets as the next shard."""
-        jets = Jets.concatenate(self._waiting)
-        part, rest = jets[:n], jets[n:]
-        self._waiting = [rest] if len(rest) else []
-        name = f"shard-{len(self._shards):05d}.arrow"
-        path = self._folder / name
-        with self._disk_errors(self.out / name):
-            write_shard(path, part, algorithm=self.algorithm, R=self.R)
-            _sync(path)
-            size, digest = path.stat().st_size, file_hash(path)
-        self._shards.append(Shard(name, len(part), len(part.p4), size, digest))
+    def _flush(self) -> None:
+        """Write the waiting jets as the next shard."""
+        name = shard_name(len(self._shards))
+        shard, self._shard = self._shard, self._new_shard()
+        self._shards.append(shard.write(self._folder / name, name, shown=self.out / name))
+        self._labels += shard.label_counts
 
     def _finish(self) -> None:
-        if self._waiting:
-            self._flush(sum(len(part) for part in self._waiting))
-        if not self._shards:
-            dropped = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items())
-            raise InputError(
-                f"no jets to store{f' (dropped: {dropped})' if dropped else ''}",
-                file=self.out,
-                remedy="check the input and the selection",
-            )
-        shards = tuple(self._shards)
-        self.manifest = Manifest(
-            jets=sum(shard.jets for shard in shards),
-            constituents=sum(shard.constituents for shard in shards),
+        if self._shard.n_jets:
+            self._flush()
+        self.manifest = manifest_of(
+            self._shards,
+            out=self.out,
             classes=self.classes,
-            label_counts=dict(zip(self.classes, self._labels.tolist(), strict=True)),
-            dropped=dict(self.dropped),
+            label_counts=self._labels.tolist(),
+            dropped=self.dropped,
+            columns=self._columns,
             algorithm=self.algorithm,
             R=self.R,
-            shards=shards,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            content_hash=content_hash(shards, self.classes, self.algorithm, self.R),
             provenance=self.provenance,
         )
-        with self._disk_errors(self.out / MANIFEST):
+        with disk_errors(self.out / MANIFEST):
             path = self._folder / MANIFEST
             path.write_text(self.manifest.to_json(), encoding="utf-8")
-            _sync(path)
-            _sync(self._folder)
-            self._publish()
-
-    def _publish(self) -> None:
-        """Give the finished folder its name; an old store steps aside first, and returns if that fails."""
-        self._check_target()
-        try:
-            if self.out.exists():
-                self.out.rename(self._old)
-            self._folder.rename(self.out)
-        except BaseException:
-            if self._old.exists() and not self.out.exists():
-                self._old.rename(self.out)
-            raise
-        _sync(self.out.parent)
-        shutil.rmtree(self._old, ignore_errors=True)
-
-    def _check_target(self) -> None:
-        if not self.out.exists() and not self.out.is_symlink():
-            return
-        if not self.out.is_dir() or self.out.is_symlink():
-            raise InputError("is in the way", file=self.out, remedy="give another folder with --out")
-        if not any(self.out.iterdir()):
-            self.overwrite = True  # nothing is lost
-        elif not (self.out / MANIFEST).is_file():
-            raise InputError(
-                "exists and is no store, so it will not be replaced",
-                file=self.out,
-                remedy="give another folder with --out",
-            )
-        elif not self.overwrite:
-            raise InputError(
-                "a store already stands there", file=self.out, remedy="give --overwrite or another folder with --out"
-            )
-
-    @contextmanager
-    def _disk_errors(self, file: Path) -> Iterator[None]:
-        """What the file system refuses, in the user's words."""
-        try:
-            yield
-        except OSError as problem:
-            if problem.errno in _NO_SPACE:
-                raise InputError(
-                    "the disk is full", file=file, remedy="free space or give a folder on another disk with --out"
-                ) from problem
-            raise InputError(
-                f"cannot be written ({problem.strerror or problem})",
-                file=file,
-                remedy="give a folder that can be written with --out",
-            ) from problem
+            sync(path)
+            sync(self._folder)
+            publish(self._folder, self.out, overwrite=self.overwrite)
 
 
-def _in_order(jets: Jets) -> bool:
-    """Whether pT falls within every jet, as in most data sets: looking is ten times faster than sorting."""
-    pt2 = np.square(jets.p4[:, [PX, PY]], dtype=np.float64).sum(1)
-    rises = pt2[1:] > pt2[:-1]
-    rises[jets.offsets[1:-1] - 1] = False  # from the last of one jet to the first of the next
-    return not rises.any()
+def shard_name(number: int) -> str:
+    """Name of the file of a shard within its store."""
+    return f"shard-{number:05d}.arrow"
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or folder to disk (folders cannot be opened everywhere; there the rename has to suffice)."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        if path.is_dir():
-            return
-        raise
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def check_classes(classes: Sequence[str]) -> None:
+    """Whether labels can be told apart by these names.
 
-
-def _tidy_up(out: Path) -> None:
-    """Clear away what killed writers to the same place left, if they ran on this machine and run no more.
-
-    An old store that one of them had moved aside, and not yet replaced, gets its name back.
+    Raises:
+        InputError: if two are the same.
     """
-    host = re.escape(socket.gethostname())
-    mark = re.compile(rf"\.{re.escape(out.name)}\.(writing|replaced)-{host}-(\d+)-[0-9a-f]+")
-    for folder in sorted(out.parent.iterdir()):
-        match = mark.fullmatch(folder.name)
-        if match is None or _alive(int(match[2])):
-            continue
-        if match[1] == "replaced" and not out.exists():
-            folder.rename(out)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+    if len(set(classes)) != len(classes):
+        raise InputError("two classes have the same name", field="classes", remedy="name each class once")
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def manifest_of(
+    shards: Sequence[Shard],
+    *,
+    out: Path,
+    classes: Sequence[str],
+    label_counts: Sequence[int],
+    dropped: Mapping[str, int],
+    columns: Columns | None,
+    algorithm: str,
+    R: float,
+    provenance: dict[str, Any],
+) -> Manifest:
+    """The manifest of a store that is made of these shards, with the sums taken and the time noted.
+
+    Raises:
+        InputError: if there are none: a store without jets is of no use.
+    """
+    if not shards or columns is None:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+        raise InputError(
+            f"no jets to store{f' (dropped: {reasons})' if reasons else ''}",
+            file=out,
+            remedy="check the input and the selection",
+        )
+    return Manifest(
+        jets=sum(shard.jets for shard in shards),
+        constituents=sum(shard.constituents for shard in shards),
+        classes=tuple(classes),
+        label_counts=dict(zip(classes, label_counts, strict=True)),
+        dropped=dict(dropped),
+        algorithm=algorithm,
+        R=float(R),
+        shards=tuple(shards),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        content_hash=content_hash(shards, classes, algorithm, R),
+        provenance=provenance,
+        measured=dict(columns["measured"]),
+        observers=dict(columns["observers"]),
+    )
