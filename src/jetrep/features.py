@@ -1,18 +1,25 @@
-r"""Named particle and jet features, computed on the device from four-vectors, and their standardisation.
+r"""Named particle and jet features, computed on the device from four-vectors and measured columns, and standardised.
 
 All features of all views of a jet refer to the axis and momentum of the whole jet (`JetBatch.jet_p4`), never to
 numbers stored in files: conventions such as the sign of Δη differ between data sets, four-vectors do not.
 
-===================  ==================================================
-``log_pt``           :math:`\ln p_T`, pT in GeV
-``log_energy``       :math:`\ln E`
-``log_pt_rel``       :math:`\ln (p_T / p_T^{jet})`
-``log_energy_rel``   :math:`\ln (E / E^{jet})`
-``delta_r``          :math:`\sqrt{\Delta\eta^2 + \Delta\phi^2}`
-``delta_eta``        :math:`\eta - \eta^{jet}`, unsigned by hemisphere
-``delta_phi``        :math:`\phi - \phi^{jet}`, wrapped
-``px py pz energy``  components in GeV
-===================  ==================================================
+======================  ================================================================================
+``log_pt``              :math:`\ln p_T`, pT in GeV
+``log_energy``          :math:`\ln E`
+``log_pt_rel``          :math:`\ln (p_T / p_T^{jet})`
+``log_energy_rel``      :math:`\ln (E / E^{jet})`
+``delta_r``             :math:`\sqrt{\Delta\eta^2 + \Delta\phi^2}`
+``delta_eta``           :math:`\eta - \eta^{jet}`, unsigned by hemisphere
+``delta_eta_signed``    :math:`\mathrm{sign}(\eta^{jet}) (\eta - \eta^{jet})`: jets of both hemispheres look alike
+``delta_phi``           :math:`\phi - \phi^{jet}`, wrapped
+``px py pz energy``     components in GeV
+``charge``, ``is_…``    charge in units of e; the five flags of particle type of `jetrep.jets.columns.MEASURED`
+``tanh_d0 tanh_dz``     hyperbolic tangent of an impact parameter in mm
+``d0_error dz_error``   its error in mm, clipped to [0, 1]
+======================  ================================================================================
+
+The last three rows are measured, not derived: only particles have them, subjets do not. What was not measured (NaN)
+counts as zero.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +37,16 @@ from jetrep.errors import InputError
 from jetrep.jets import JetBatch, Jets
 from jetrep.physics import fourvector as fv
 
-__all__ = ["FEATURE_SETS", "JET_FEATURES", "STANDARDIZATIONS", "FeatureConfig", "Features", "ModelInput"]
+__all__ = [
+    "CLIPPED",
+    "FEATURE_SETS",
+    "JET_FEATURES",
+    "MEASURED_FEATURES",
+    "STANDARDIZATIONS",
+    "FeatureConfig",
+    "Features",
+    "ModelInput",
+]
 
 _FLOOR = 1e-8  # GeV; keeps the logarithm of a vanishing momentum finite
 
@@ -43,67 +60,72 @@ class ModelInput:
         mask: (batch, n) bool, True for a real particle.
         coordinates: (batch, n, 2) standardised (Δη, Δφ), for position embeddings; survives the masking of features.
         jet_features: (batch, 4) standardised `JET_FEATURES` of the whole jet.
+        angles: (batch, n, 2) (Δη, Δφ) as they are, zero where padded, for encoders that measure distances between
+            particles; survives the masking of features.
     """
 
     features: Tensor
     mask: Tensor
     coordinates: Tensor
     jet_features: Tensor
+    angles: Tensor | None = None
 
     def with_masked(self, masked: Tensor) -> ModelInput:
         """The same view with the features of the ``masked`` (batch, n) particles set to zero; coordinates stay."""
         return replace(self, features=self.features.masked_fill(masked.unsqueeze(-1), 0.0))
 
-
-def _log(x: Tensor) -> Tensor:
-    return torch.log(torch.clamp(x, min=_FLOOR))
-
-
-def _particle_quantities(p4: Tensor, jet_p4: Tensor) -> dict[str, Tensor]:
-    """Every particle feature of the table above: ``p4`` (batch, n, 4), ``jet_p4`` (batch, 1, 4) → (batch, n) each."""
-    energy, px, py, pz = p4.unbind(-1)
-    log_pt, log_energy = _log(fv.pt(p4)), _log(energy)
-    delta_eta = fv.eta(p4) - fv.eta(jet_p4)
-    delta_phi = fv.delta_phi(fv.phi(p4), fv.phi(jet_p4))
-    return {
-        "log_pt": log_pt,
-        "log_energy": log_energy,
-        "log_pt_rel": log_pt - _log(fv.pt(jet_p4)),
-        "log_energy_rel": log_energy - _log(jet_p4[..., fv.E]),
-        "delta_r": torch.hypot(delta_eta, delta_phi),
-        "delta_eta": delta_eta,
-        "delta_phi": delta_phi,
-        "px": px,
-        "py": py,
-        "pz": pz,
-        "energy": energy,
-    }
+    def jets(self, rows: Tensor) -> ModelInput:
+        """The jets ``rows`` of this view."""
+        angles = None if self.angles is None else self.angles[rows]
+        return ModelInput(self.features[rows], self.mask[rows], self.coordinates[rows], self.jet_features[rows], angles)
 
 
 JET_FEATURES = ("jet_log_energy", "jet_log_pt", "jet_eta", "jet_phi")
 
-_KIN = ("log_pt", "log_energy", "log_pt_rel", "log_energy_rel", "delta_r", "delta_eta", "delta_phi")
+_FLAGS = ("is_charged_hadron", "is_neutral_hadron", "is_photon", "is_electron", "is_muon")
+_PID = ("charge", *_FLAGS)
+_TRACK = ("tanh_d0", "d0_error", "tanh_dz", "dz_error")
+
+MEASURED_FEATURES: Mapping[str, str] = MappingProxyType(
+    {**{name: name for name in (*_PID, "d0_error", "dz_error")}, "tanh_d0": "d0", "tanh_dz": "dz"}
+)
+"""Features that are not derived from four-vectors, and the column of `Jets.measured` that each is made from."""
+
+_MOMENTA = ("log_pt", "log_energy", "log_pt_rel", "log_energy_rel", "delta_r")
+_ANGLES = ("delta_eta", "delta_phi")
+_KIN = (*_MOMENTA, *_ANGLES)
 
 FEATURE_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"kin": _KIN, "kin_p4": ("px", "py", "pz", "energy", *_KIN)}
+    {
+        "kin": _KIN,
+        "kin_p4": ("px", "py", "pz", "energy", *_KIN),
+        "kinpid": (*_MOMENTA, *_PID, *_ANGLES),
+        "full": (*_MOMENTA, *_PID, *_TRACK, *_ANGLES),
+    }
 )
 
-# (mean, scale) of each feature: (x − mean) / scale enters the model. RINO: arXiv 2509.07486 (g1) and its code (g2).
+_UNTOUCHED = dict.fromkeys(MEASURED_FEATURES, (0.0, 1.0))
+
+_RINO_G2 = {
+    "log_pt": (1.7, 1.8),
+    "log_energy": (2.0, 1.8),
+    "log_pt_rel": (-4.7, 1.8),
+    "log_energy_rel": (-4.7, 1.8),
+    "delta_r": (0.14, 0.25),
+    "delta_eta": (0.0, 0.14),
+    "delta_phi": (0.0, 0.14),
+    "jet_log_energy": (6.7, 0.5),
+    "jet_log_pt": (6.4, 0.25),
+    "jet_eta": (0.0, 1.3),
+    "jet_phi": (0.0, torch.pi),
+    **_UNTOUCHED,
+}
+
+# (mean, scale) of each feature: (x − mean) / scale enters the model. RINO: arXiv 2509.07486 (g1) and its code (g2);
+# weaver: the configurations for JetClass that go with Particle Transformer, arXiv 2202.03772.
 STANDARDIZATIONS: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
-        "rino_g2": {
-            "log_pt": (1.7, 1.8),
-            "log_energy": (2.0, 1.8),
-            "log_pt_rel": (-4.7, 1.8),
-            "log_energy_rel": (-4.7, 1.8),
-            "delta_r": (0.14, 0.25),
-            "delta_eta": (0.0, 0.14),
-            "delta_phi": (0.0, 0.14),
-            "jet_log_energy": (6.7, 0.5),
-            "jet_log_pt": (6.4, 0.25),
-            "jet_eta": (0.0, 1.3),
-            "jet_phi": (0.0, torch.pi),
-        },
+        "rino_g2": _RINO_G2,
         "rino_g1": {
             **dict.fromkeys(("px", "py", "pz", "energy"), (0.0, 25.0)),
             "log_pt": (1.5, 1.5),
@@ -117,9 +139,25 @@ STANDARDIZATIONS: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxy
             "jet_log_pt": (6.5, 0.5),
             "jet_eta": (0.0, 2.0),
             "jet_phi": (0.0, torch.pi),
+            **_UNTOUCHED,
+        },
+        "weaver": {
+            "log_pt": (1.7, 1 / 0.7),
+            "log_energy": (2.0, 1 / 0.7),
+            "log_pt_rel": (-4.7, 1 / 0.7),
+            "log_energy_rel": (-4.7, 1 / 0.7),
+            "delta_r": (0.2, 1 / 4.0),
+            "delta_eta": (0.0, 1.0),
+            "delta_phi": (0.0, 1.0),
+            # weaver has no features of the jet.
+            **{name: _RINO_G2[name] for name in JET_FEATURES},
+            **_UNTOUCHED,
         },
     }
 )
+
+CLIPPED: Mapping[str, Mapping[str, float]] = MappingProxyType({"weaver": dict.fromkeys(_MOMENTA, 5.0)})
+"""Standardised features that are clipped to ± this value, by standardisation."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +165,22 @@ class FeatureConfig:
     """Which features, and how they are standardised.
 
     Attributes:
-        names: feature set, a key of `FEATURE_SETS`.
+        names: feature set, a key of `FEATURE_SETS`: "kin" (7 kinematic features), "kin_p4" (11, with the components),
+            "kinpid" (13, with charge and particle type), "full" (17, with impact parameters too).
         standardization: fixed constants, a key of `STANDARDIZATIONS`, or "data": mean and standard deviation of the
-            particles (without padding) of the training set.
+            particles (without padding) of the training set. Charge and flags are left as they are.
+        signed_eta: give Δη the sign that it has in JetClass files and for models trained on them: jets in the
+            backward hemisphere are reflected.
     """
 
-    names: Literal["kin", "kin_p4"] = "kin"
-    standardization: Literal["rino_g2", "rino_g1", "data"] = "rino_g2"
+    names: Literal["kin", "kin_p4", "kinpid", "full"] = "kin"
+    standardization: Literal["rino_g2", "rino_g1", "weaver", "data"] = "rino_g2"
+    signed_eta: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of `Jets.measured` that the feature set needs."""
+        return tuple(MEASURED_FEATURES[name] for name in FEATURE_SETS[self.names] if name in MEASURED_FEATURES)
 
 
 class Features(nn.Module):
@@ -142,6 +189,9 @@ class Features(nn.Module):
     Args:
         config: feature set and standardisation.
         fit_on: jets to derive the constants from; needed, and only used, for the standardisation "data" of a new model.
+
+    Raises:
+        InputError: if the standardisation has no constants for the features, or ``fit_on`` lacks a measured column.
     """
 
     mean: Tensor
@@ -149,13 +199,18 @@ class Features(nn.Module):
     coordinate_scale: Tensor
     jet_mean: Tensor
     jet_scale: Tensor
+    clip: Tensor | None
 
     def __init__(self, config: FeatureConfig, fit_on: Jets | None = None) -> None:
         super().__init__()
-        self.names = FEATURE_SETS[config.names]
-        self._coordinates = [self.names.index(name) for name in ("delta_eta", "delta_phi")]
-        constants = STANDARDIZATIONS.get(config.standardization) or STANDARDIZATIONS["rino_g2"]
-        names = [*self.names, "delta_eta", "delta_phi"]
+        self.config = config
+        eta = "delta_eta_signed" if config.signed_eta else "delta_eta"
+        self.names = tuple(eta if name == "delta_eta" else name for name in FEATURE_SETS[config.names])
+        angles = (eta, "delta_phi")
+        self._coordinates = [self.names.index(name) for name in angles]
+        constants = dict(STANDARDIZATIONS.get(config.standardization) or STANDARDIZATIONS["rino_g2"])
+        constants["delta_eta_signed"] = constants["delta_eta"]
+        names = [*self.names, *angles]
         if missing := [name for name in (*names, *JET_FEATURES) if name not in constants]:
             if config.standardization != "data":
                 raise InputError(
@@ -163,7 +218,7 @@ class Features(nn.Module):
                     field="features.standardization",
                     remedy="choose another feature set, or 'data'",
                 )
-            constants = dict(constants) | dict.fromkeys(missing, (0.0, 1.0))
+            constants |= dict.fromkeys(missing, (0.0, 1.0))
         pairs = torch.tensor([constants[name] for name in names], dtype=torch.float32)
         jet_pairs = torch.tensor([constants[name] for name in JET_FEATURES], dtype=torch.float32)
         self.register_buffer("mean", pairs[:-2, 0].clone())
@@ -171,13 +226,78 @@ class Features(nn.Module):
         self.register_buffer("coordinate_scale", pairs[-2:, 1].clone())
         self.register_buffer("jet_mean", jet_pairs[:, 0].clone())
         self.register_buffer("jet_scale", jet_pairs[:, 1].clone())
+        limits = CLIPPED.get(config.standardization, {})
+        clip = torch.tensor([limits.get(name, torch.inf) for name in self.names]) if limits else None
+        self.register_buffer("clip", clip, persistent=False)
         if config.standardization == "data" and fit_on is not None:
             self.fit(fit_on)
 
+    def check(self, measured: Mapping[str, object]) -> None:
+        """Whether these measured columns are enough.
+
+        Raises:
+            InputError: naming a column that is missing.
+        """
+        for column in self.config.columns:
+            if column not in measured:
+                raise InputError(
+                    f"the feature set '{self.config.names}' needs the measured column '{column}', "
+                    "which these jets do not have",
+                    field=column,
+                    remedy="prepare them from a data set that has it, show particles and not subjets, or choose 'kin'",
+                )
+
+    def _planes(self, batch: JetBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Every particle feature of the set, (batch, n) each, and the mask as numbers."""
+        self.check(batch.measured)
+        real = batch.mask.to(batch.p4.dtype)
+        padding = 1 - real
+        # The same array with its components apart, as vector instructions want them. Padding becomes a particle
+        # along x, and so does the axis of an empty jet: their values are not used, but their gradients stay finite.
+        components = batch.p4.movedim(-1, 0).contiguous()
+        along_x = components.new_tensor([1.0, 1.0, 0.0, 0.0])
+        energy, px, py, pz = components + along_x.view(4, 1, 1) * padding
+        p4 = torch.stack([energy, px, py, pz]).movedim(0, -1)
+        jet = (batch.jet_p4 + along_x * padding.amin(1, keepdim=True)).unsqueeze(1)
+        pt, jet_eta = fv.pt(p4), fv.eta(jet)
+        log_pt, log_energy = _log(pt), _log(energy)
+        delta_eta = fv.eta(p4) - jet_eta
+        delta_phi = fv.delta_phi(fv.phi(p4), fv.phi(jet))
+        planes = {
+            "log_pt": log_pt,
+            "log_energy": log_energy,
+            "log_pt_rel": log_pt - _log(fv.pt(jet)),
+            "log_energy_rel": log_energy - _log(jet[..., fv.E]),
+            # The floor is far below any angle, and gives a particle on the axis a gradient.
+            "delta_r": torch.sqrt((delta_eta.square() + delta_phi.square()).clamp(min=1e-30)),
+            "delta_eta": delta_eta,
+            "delta_eta_signed": delta_eta * torch.copysign(torch.ones_like(jet_eta), jet_eta.detach()),
+            "delta_phi": delta_phi,
+            "px": px,
+            "py": py,
+            "pz": pz,
+            "energy": energy,
+        }
+        for name in self.names:
+            if name in MEASURED_FEATURES:
+                values = torch.nan_to_num(batch.measured[MEASURED_FEATURES[name]], posinf=torch.inf, neginf=-torch.inf)
+                if name.startswith("tanh_"):
+                    values = values.tanh()
+                planes[name] = values.clamp(0, 1) if name.endswith("_error") else values
+        return planes, real
+
+    def _stacked(self, batch: JetBatch) -> tuple[Tensor, Tensor]:
+        """Features (n_features, batch, n), one after the other in memory, and the mask as numbers."""
+        planes, real = self._planes(batch)
+        return torch.stack([planes[name] for name in self.names]), real
+
     def raw(self, batch: JetBatch) -> Tensor:
-        """Unstandardised features (batch, n, n_features); padded entries are meaningless."""
-        quantities = _particle_quantities(batch.p4, batch.jet_p4.unsqueeze(1))
-        return torch.stack([quantities[name] for name in self.names], -1)
+        """Unstandardised features (batch, n, n_features); padded entries are meaningless.
+
+        Raises:
+            InputError: if the jets lack a measured column that the feature set needs.
+        """
+        return self._stacked(batch)[0].movedim(0, -1)
 
     def raw_jet(self, batch: JetBatch) -> Tensor:
         """Unstandardised `JET_FEATURES` (batch, 4)."""
@@ -185,21 +305,71 @@ class Features(nn.Module):
         return torch.stack([_log(jet[..., fv.E]), _log(fv.pt(jet)), fv.eta(jet), fv.phi(jet)], -1)
 
     def fit(self, jets: Jets, max_jets: int = 20_000) -> None:
-        """Set mean and scale to those of the particles of up to ``max_jets`` jets, evenly drawn from the set."""
-        step = -(-len(jets) // max_jets)
-        batch = jets.batch(slice(0, None, step))
-        particles = self.raw(batch)[batch.mask].double()
-        jet = self.raw_jet(batch).double()
-        for name, values in (("", particles), ("jet_", jet)):
-            getattr(self, f"{name}mean").copy_(values.mean(0))
-            # A constant feature is centred, not divided by zero.
-            getattr(self, f"{name}scale").copy_(values.std(0).clamp(min=1e-6))
+        """Set mean and scale to those of the particles of up to ``max_jets`` jets, evenly drawn from the set.
+
+        Jets are taken in pieces, so that memory does not depend on their number. A feature that is the same for all
+        particles is centred and keeps its scale; charge and flags are left as they are.
+
+        Raises:
+            InputError: if there are no particles, or a measured column is missing.
+        """
+        rows = np.arange(0, len(jets), -(-len(jets) // max_jets) or 1)
+        particles, jet = _Moments(), _Moments()
+        for start in range(0, len(rows), 1024):
+            batch = jets.batch(rows[start : start + 1024])
+            particles.add(self.raw(batch)[batch.mask])
+            jet.add(self.raw_jet(batch))
+        if not particles.n:
+            raise InputError("there are no particles to standardise by", field="data", remedy="give at least one jet")
+        untouched = torch.tensor([name in _PID for name in self.names])
+        for prefix, (mean, scale), keep in (("", particles.result(), untouched), ("jet_", jet.result(), None)):
+            getattr(self, f"{prefix}mean").copy_(mean if keep is None else mean.masked_fill(keep, 0.0))
+            getattr(self, f"{prefix}scale").copy_(scale if keep is None else scale.masked_fill(keep, 1.0))
         self.coordinate_scale.copy_(self.scale[self._coordinates])
 
     def forward(self, batch: JetBatch) -> ModelInput:
-        """Standardised features of one view."""
-        valid = batch.mask.unsqueeze(-1)
-        raw = self.raw(batch)
-        features = torch.where(valid, (raw - self.mean) / self.scale, 0.0)
-        coordinates = torch.where(valid, raw[..., self._coordinates] / self.coordinate_scale, 0.0)
-        return ModelInput(features, batch.mask, coordinates, (self.raw_jet(batch) - self.jet_mean) / self.jet_scale)
+        """Standardised features of one view.
+
+        Raises:
+            InputError: if the jets lack a measured column that the feature set needs.
+        """
+        raw, real = self._stacked(batch)
+        features = (raw - self.mean.view(-1, 1, 1)) / self.scale.view(-1, 1, 1)
+        if self.clip is not None:
+            limit = self.clip.view(-1, 1, 1)
+            # As weaver does: what is not a number becomes zero.
+            features = torch.nan_to_num(torch.clamp(features, -limit, limit))
+        angles = torch.stack([raw[i] for i in self._coordinates]) * real
+        return ModelInput(
+            (features * real).movedim(0, -1),
+            batch.mask,
+            (angles / self.coordinate_scale.view(-1, 1, 1)).movedim(0, -1),
+            (self.raw_jet(batch) - self.jet_mean) / self.jet_scale,
+            angles.movedim(0, -1),
+        )
+
+
+class _Moments:
+    """Mean and standard deviation of rows that come in pieces, in double precision (Chan, Golub, LeVeque)."""
+
+    def __init__(self) -> None:
+        self.n, self.mean, self.squares = 0, torch.zeros(1), torch.zeros(1)
+
+    def add(self, rows: Tensor) -> None:
+        """Take in (m, k) more."""
+        if not len(rows):
+            return
+        values = rows.double()
+        mean, n = values.mean(0), self.n + len(values)
+        shift = mean - self.mean
+        self.squares = self.squares + (values - mean).square().sum(0) + shift.square() * (self.n * len(values) / n)
+        self.mean, self.n = self.mean + shift * (len(values) / n), n
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale (k,); the scale is 1 where all rows agree."""
+        deviation = (self.squares / max(1, self.n - 1)).sqrt()
+        return self.mean, torch.where(deviation > 1e-6, deviation, 1.0)
+
+
+def _log(x: Tensor) -> Tensor:
+    return torch.log(torch.clamp(x, min=_FLOOR))

@@ -173,10 +173,6 @@ class _Views:
     hidden: Tensor | None
 
 
-def _select(view: ModelInput, jets: Tensor) -> ModelInput:
-    return ModelInput(view.features[jets], view.mask[jets], view.coordinates[jets], view.jet_features[jets])
-
-
 def _distinct(inputs: list[ModelInput], resolved: Tensor) -> tuple[tuple[ModelInput, ...], Tensor]:
     """Inputs without the jets that an earlier one holds already, and `_Views.place`."""
     if not inputs:
@@ -187,9 +183,7 @@ def _distinct(inputs: list[ModelInput], resolved: Tensor) -> tuple[tuple[ModelIn
     place = (encoded.flatten().cumsum(0) - 1).view_as(encoded)
     place = torch.where(encoded, place, place.T.gather(1, representative.unsqueeze(1)).T)
     jets = torch.split(encoded.nonzero()[:, 1], encoded.sum(1).tolist())
-    parts = (
-        view if len(rows) == len(resolved) else _select(view, rows) for view, rows in zip(inputs, jets, strict=True)
-    )
+    parts = (view if len(rows) == len(resolved) else view.jets(rows) for view, rows in zip(inputs, jets, strict=True))
     return tuple(parts), place
 
 

@@ -62,8 +62,7 @@ def phi(p4: Array) -> Array:
 
 def eta(p4: Array) -> Array:
     r"""Pseudorapidity :math:`\mathrm{arsinh}(p_z/p_T)`, shape ``(...)``; large but finite along the beam."""
-    xp = _namespace(p4)
-    result: Array = xp.arcsinh(p4[..., PZ] / _denominator(pt(p4), p4[..., PZ]))
+    result: Array = _arcsinh(p4[..., PZ] / _denominator(pt(p4), p4[..., PZ]))
     return result
 
 
@@ -89,7 +88,24 @@ def rapidity(p4: Array) -> Array:
     """
     xp = _namespace(p4)
     m_t = xp.hypot(pt(p4), mass(p4))
-    result: Array = xp.arcsinh(p4[..., PZ] / _denominator(m_t, p4[..., PZ]))
+    result: Array = _arcsinh(p4[..., PZ] / _denominator(m_t, p4[..., PZ]))
+    return result
+
+
+def _arcsinh(x: Array) -> Array:
+    """Inverse hyperbolic sine, to the last digits in single precision too, for small and for huge ``x``.
+
+    torch has no vectorised arcsinh on CPUs, but it has the logarithm of 1 + y:
+    arsinh(a) = ln(1 + a + a²/(1 + √(1 + a²))) for a ≥ 0, and the function is odd.
+    """
+    xp: Any = _namespace(x)
+    value: Any = x
+    if xp is np:
+        result: Array = np.arcsinh(value)
+    else:
+        sign = xp.copysign(xp.ones_like(value), value.detach())
+        a = value * sign
+        result = sign * xp.log1p(a + a * (a / (1 + xp.hypot(a, xp.ones_like(a)))))
     return result
 
 
