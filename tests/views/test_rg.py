@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -59,6 +61,16 @@ def test_views_equal_those_of_the_merge_history_on_the_host():
             torch.testing.assert_close(
                 torch.tensor(got), torch.tensor(sorted(host[jet].tolist())), rtol=1e-4, atol=1e-3
             )
+
+
+@settings(deadline=None, max_examples=40)
+@given(COUNTS, st.integers(1, 20), st.integers(0, 1000))
+def test_the_compiled_loop_gives_what_tensor_operations_give(counts, n, seed):
+    batch = random_jets(counts, seed).batch()
+    compiled, tensors = subjets(batch, n), subjets(replace(batch, p4=batch.p4.clone().requires_grad_()), n)
+    assert tensors.p4.requires_grad
+    assert torch.equal(compiled.p4, tensors.p4)
+    assert torch.equal(compiled.mask, tensors.mask)
 
 
 def test_all_is_the_batch_and_unclustered_jets_are_refused():

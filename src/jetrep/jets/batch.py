@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jetrep.errors import InputError
 from jetrep.jets.ragged import Jets
 
-__all__ = ["JetBatch", "padded"]
+__all__ = ["JetBatch", "gathered", "padded"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,49 +59,87 @@ class JetBatch:
 
 def padded(jets: Jets, rows: NDArray[np.int64]) -> JetBatch:
     """The jets ``rows``, padded to the longest of them, on the CPU."""
-    width = max(1, int(jets.counts[rows].max(initial=1)))
-    p4, mask = np.zeros((len(rows), width, 4), np.float32), np.zeros((len(rows), width), np.bool_)
-    _pad(jets.p4, jets.offsets, rows, p4, mask)
+    return gathered([(jets, rows)])
+
+
+def gathered(parts: Sequence[tuple[Jets, NDArray[np.int64]]], width: int = 0) -> JetBatch:
+    """One batch of jets from several places, on the CPU.
+
+    Args:
+        parts: jets with the same columns, and which rows of them; they follow each other in the batch.
+        width: pad to this many constituents; 0 pads to the longest jet of the batch.
+
+    Raises:
+        InputError: if a jet has more constituents than ``width``.
+    """
+    counts = [jets.offsets[rows + 1] - jets.offsets[rows] for jets, rows in parts]
+    longest = max((int(n.max(initial=1)) for n in counts), default=1)
+    if width and longest > width:
+        raise InputError(
+            f"a jet of {longest} constituents does not fit into {width}",
+            field="width",
+            remedy="choose a larger width, or fewer particles",
+        )
+    starts = np.cumsum([0, *map(len, counts)])
+    size, width = int(starts[-1]), width or longest
+    # Every element is written once, padding included: pages that come zeroed from the system would be touched twice.
+    p4, mask = np.empty((size, width, 4), np.float32), np.empty((size, width), np.bool_)
+    jet_p4 = np.empty((size, 4), np.float32)
+    first = parts[0][0]
     order = join = None
-    if jets.history is not None:
-        order, join = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
-        _pad_history(jets.history.order, jets.history.join, jets.offsets, rows, order, join)
-    particles = torch.from_numpy(p4)
+    if first.history is not None:
+        order, join = np.empty((size, width), np.int64), np.empty((size, width), np.int64)
+    measured = {name: np.empty((size, width), np.float32) for name in first.measured}
+    for (jets, rows), start, stop in zip(parts, starts, starts[1:], strict=False):
+        _pad(jets.p4, jets.offsets, rows, p4[start:stop], mask[start:stop], jet_p4[start:stop])
+        if order is not None and join is not None:
+            assert jets.history is not None
+            own = order[start:stop], join[start:stop]
+            _pad_history(jets.history.order, jets.history.join, jets.offsets, rows, *own)
+        for name, column in measured.items():
+            _pad_column(jets.measured[name], jets.offsets, rows, column[start:stop])
+    labels = None
+    if first.labels is not None:
+        labels = np.concatenate([jets.truth[rows] for jets, rows in parts])
     return JetBatch(
-        p4=particles,
+        p4=torch.from_numpy(p4),
         mask=torch.from_numpy(mask),
-        jet_p4=particles.sum(1, dtype=torch.float64).float(),
-        labels=None if jets.labels is None else torch.from_numpy(jets.labels[rows]),
+        jet_p4=torch.from_numpy(jet_p4),
+        labels=None if labels is None else torch.from_numpy(labels),
         order=None if order is None else torch.from_numpy(order),
         join=None if join is None else torch.from_numpy(join),
-        measured={name: torch.from_numpy(_padded(v, jets.offsets, rows, width)) for name, v in jets.measured.items()},
+        measured={name: torch.from_numpy(column) for name, column in measured.items()},
     )
 
 
-def _padded(
-    values: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64], width: int
-) -> NDArray[np.float32]:
-    padded = np.zeros((len(rows), width), np.float32)
-    _pad_column(values, offsets, rows, padded)
-    return padded
-
-
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _pad(
     flat: NDArray[np.float32],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
     p4: NDArray[np.float32],
     mask: NDArray[np.bool_],
+    jet_p4: NDArray[np.float32],
 ) -> None:
+    width = p4.shape[1]
     for b in range(len(rows)):
         start = offsets[rows[b]]
         n = offsets[rows[b] + 1] - start
-        p4[b, :n] = flat[start : start + n]
+        e, x, y, z = 0.0, 0.0, 0.0, 0.0
+        for i in range(n):
+            for k in range(4):
+                p4[b, i, k] = flat[start + i, k]
+            e += flat[start + i, 0]
+            x += flat[start + i, 1]
+            y += flat[start + i, 2]
+            z += flat[start + i, 3]
+        jet_p4[b, 0], jet_p4[b, 1], jet_p4[b, 2], jet_p4[b, 3] = e, x, y, z
+        p4[b, n:] = 0.0
         mask[b, :n] = True
+        mask[b, n:width] = False
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _pad_column(
     flat: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64], padded: NDArray[np.float32]
 ) -> None:
@@ -109,9 +148,10 @@ def _pad_column(
         n = offsets[rows[b] + 1] - start
         for i in range(n):
             padded[b, i] = flat[start + i]
+        padded[b, n:] = 0.0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _pad_history(
     order: NDArray[np.int32],
     join: NDArray[np.int32],
