@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jetrep.errors import InputError
+from jetrep.sources._tables import Lists, Table
 from jetrep.sources.chunks import CHUNK, Rows
 
-__all__ = ["column", "length", "names", "read"]
+__all__ = ["column", "length", "names", "read", "rows", "tables"]
 
 _ENERGY = ("E", "energy", "e")
 _REMEDY = "give list columns E, px, py, pz, or one list column p4 of [E, px, py, pz]"
@@ -33,6 +34,29 @@ def length(file: Path) -> int:
     with _opened(file) as table:
         _components(table.schema_arrow.names, file)
         return int(table.metadata.num_rows)
+
+
+def rows(file: Path) -> int:
+    """Number of rows, whatever the columns are."""
+    with _opened(file) as table:
+        return int(table.metadata.num_rows)
+
+
+def tables(file: Path, numbers: Sequence[str], lists: Sequence[str], start: int, stop: int) -> Iterator[Table]:
+    """Rows ``start:stop`` of columns that the file is known to have, a chunk at a time.
+
+    Raises:
+        InputError: if a column of ``numbers`` holds anything but one number a row, or one of ``lists`` anything but a
+            list of numbers.
+    """
+    with _opened(file) as table:
+        for batch in row_range(table, [*numbers, *lists], start, stop):
+            yield Table(
+                start,
+                {name: _plain(batch.column(name), file, name, start, what="values") for name in numbers},
+                {name: _lists_of_numbers(batch.column(name), file, name, start) for name in lists},
+            )
+            start += batch.num_rows
 
 
 def column(file: Path, name: str) -> NDArray[Any]:
@@ -100,6 +124,22 @@ def _components(columns: list[str], file: Path) -> list[str]:
     raise InputError(f"has columns {', '.join(columns)}", file=file, field=missing, remedy=_REMEDY)
 
 
+def _lists_of_numbers(array: Any, file: Path, field: str, start: int) -> Lists:
+    """A column of lists of numbers or booleans."""
+    array = _storage(array)
+    values = _storage(array.flatten()) if _is_list(array.type) else None
+    if values is not None and pa.types.is_boolean(values.type):
+        _forbid_nulls(array, file, field, start)
+        counts = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int64)
+        if values.null_count:
+            raise InputError("a value is missing", file=file, field=field, remedy="fill it, or leave out the jet")
+        return Lists(values.to_numpy(zero_copy_only=False), counts)
+    result = Lists(*_list(array, file, field, start))
+    if result.values.ndim != 1:
+        raise InputError(f"is {array.type}, not lists of numbers", file=file, field=field, remedy="give one list a row")
+    return result
+
+
 def _list(array: Any, file: Path, field: str, start: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Flat values (n,) or (n, 4) of a list column, and the length of each list (n_jets,)."""
     array = _storage(array)
@@ -125,15 +165,15 @@ def _numbers(values: Any, file: Path, field: str) -> NDArray[Any]:
     return result
 
 
-def _plain(array: Any, file: Path, field: str, start: int) -> NDArray[Any]:
+def _plain(array: Any, file: Path, field: str, start: int, *, what: str = "labels") -> NDArray[Any]:
     array = _storage(array)
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise InputError(
-            f"labels are {kind}, not numbers",
+            f"{what} are {kind}, not numbers",
             file=file,
             field=field,
-            remedy="give whole numbers, 0 for the first class",
+            remedy="give whole numbers, 0 for the first class" if what == "labels" else "give one number a row",
         )
     _forbid_nulls(array, file, field, start)
     result: NDArray[Any] = array.to_numpy(zero_copy_only=False)
