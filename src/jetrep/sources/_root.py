@@ -109,14 +109,14 @@ class Tree:
                     )
 
     def read(
-        self, numbers: Sequence[str], lists: Sequence[str], start: int, stop: int, *, step: int = CHUNK
+        self, numbers: Sequence[str], lists: Sequence[str], start: int, stop: int, *, step: int | None = None
     ) -> Iterator[Table]:
-        """Entries ``start:stop``, at most ``step`` at a time.
+        """Entries ``start:stop``, at most ``step`` (`CHUNK`, if None) at a time.
 
         Raises:
             InputError: if a branch is damaged.
         """
-        wanted = {*numbers, *lists}
+        wanted, step = {*numbers, *lists}, step or CHUNK
         self._check_range(start, stop)
         with _readable(self.file):
             # By filter, not by expression: expressions go through the aliases that a file brings along.

@@ -156,7 +156,7 @@ class Selection:
         reasons = dict(chunk.flags)
         if self.classes is not None and jets.labels is not None:
             wanted = [jets.classes.index(name) for name in self.classes]
-            reasons["other class"] = ~np.isin(jets.labels, wanted)
+            reasons["other class"] = ~np.isin(jets.labels, wanted) | reasons.get("other class", False)
         bad = np.flatnonzero(_invalid(jets))
         invalid = np.zeros(len(jets), np.bool_)
         invalid[np.searchsorted(jets.offsets, bad, side="right") - 1] = True
