@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jetrep.errors import InputError, at_least
 from jetrep.jets import Jets
+from jetrep.store.gather import JetPool, Part
 from jetrep.store.reader import Store
 
-__all__ = ["data_hashes", "labels_as", "load_jets", "load_labelled"]
+__all__ = ["data_hashes", "labels_as", "load_jets", "load_labelled", "open_pool"]
 
 
 def load_jets(
@@ -33,6 +35,106 @@ def load_jets(
     Raises:
         InputError: if a store cannot be read, is unlabelled where it must not be, or a class is unknown.
     """
+    opened, names = _opened(stores, classes, max_jets, labelled)
+    parts = []
+    for store in opened:
+        jets = store.jets()
+        jets = labels_as(jets, names) if names else jets.with_labels(None)
+        if classes is not None and jets.labels is not None:
+            jets = jets[np.isin(jets.labels, [names.index(name) for name in classes])]
+        if max_jets is not None:
+            jets = jets[: -(-max_jets // len(opened))]
+        parts.append(jets)
+    jets = Jets.concatenate(parts)
+    return jets if max_jets is None else jets[:max_jets]
+
+
+def open_pool(
+    stores: Sequence[Path],
+    *,
+    classes: Sequence[str] | None = None,
+    max_jets: int | None = None,
+    labelled: bool | None = None,
+    history: bool = True,
+    columns: Sequence[str] = (),
+    max_particles: int | None = None,
+) -> JetPool:
+    """The jets that `load_jets` would load, in the same order, but left on disk.
+
+    Args:
+        stores: folders that `jetrep prepare` or `jetrep simulate` wrote.
+        classes: keep only jets of these classes; all labels are read for that, and one bit a jet is kept.
+        max_jets: keep at most this many, the first of each store in equal parts.
+        labelled: as for `load_jets`.
+        history: whether merge histories come along.
+        columns: measured columns that come along.
+        max_particles: keep only this many constituents of each jet, those of the highest pT. Jets that lose some are
+            clustered again, as they were in their store.
+
+    Raises:
+        InputError: as `load_jets`; or if a store lacks one of the columns, or jets that may have to be clustered
+            again were clustered differently in different stores.
+    """
+    at_least(1, max_particles=max_particles)
+    opened, names = _opened(stores, classes, max_jets, labelled)
+    for store in opened:
+        if missing := [name for name in columns if name not in store.manifest.measured]:
+            raise InputError(
+                f"the jets have no measured column '{missing[0]}'",
+                file=store.path,
+                field=missing[0],
+                remedy="prepare them from a data set that has it, or choose other features",
+            )
+    clustering = [(store.manifest.algorithm, store.manifest.R) for store in opened]
+    if history and max_particles is not None and len(set(clustering)) > 1:
+        raise InputError(
+            "the stores were clustered differently",
+            file=stores[0],
+            field="max_particles",
+            remedy="prepare all of them with the same algorithm and R",
+        )
+    quota = None if max_jets is None else -(-max_jets // len(opened))
+    parts = [part for store in opened for part in _parts(store, names, classes, quota)]
+    if max_jets is not None:
+        over = sum(part.n for part in parts) - max_jets
+        while over > 0:
+            last = parts.pop()
+            if last.n > over:
+                parts.append(Part(last.n - over, last.source, last.selected, last.labels))
+            over -= last.n
+    return JetPool(
+        parts,
+        classes=names,
+        history=history,
+        columns=tuple(columns),
+        max_particles=max_particles,
+        clustering=clustering[0],
+    )
+
+
+def _parts(store: Store, names: tuple[str, ...], classes: Sequence[str] | None, quota: int | None) -> list[Part]:
+    """The shards of a store, as far as they are wanted."""
+    table: NDArray[np.int64] | None = None
+    if names and names != store.classes:
+        table = np.array([names.index(name) for name in store.classes], np.int64)
+    wanted = np.array([name in classes for name in store.classes]) if classes is not None else None
+    parts: list[Part] = []
+    for number, shard in enumerate(store.manifest.shards):
+        left = shard.jets if quota is None else min(shard.jets, quota - sum(part.n for part in parts))
+        if left <= 0:
+            break
+        selected, n = None, left
+        if wanted is not None and not wanted.all():
+            keep = wanted[store.map(number, check=False).jets.truth]
+            selected, n = np.packbits(keep), min(left, int(keep.sum()))
+        parts.append(Part(n, (store, number), selected, table))
+    return parts
+
+
+def _opened(
+    stores: Sequence[Path], classes: Sequence[str] | None, max_jets: int | None, labelled: bool | None
+) -> tuple[list[Store], tuple[str, ...]]:
+    """The stores, and the union of the names of their classes."""
     at_least(1, max_jets=max_jets)
     if not stores:
         raise InputError("no store given", field="data", remedy="name at least one folder")
@@ -53,17 +155,7 @@ def load_jets(
             raise InputError(
                 f"there are no jets of class '{name}'", file=stores[0], field="classes", remedy=f"known: {known}"
             )
-    parts = []
-    for store in opened:
-        jets = store.jets()
-        jets = labels_as(jets, names) if names else jets.with_labels(None)
-        if classes is not None and jets.labels is not None:
-            jets = jets[np.isin(jets.labels, [names.index(name) for name in classes])]
-        if max_jets is not None:
-            jets = jets[: -(-max_jets // len(opened))]
-        parts.append(jets)
-    jets = Jets.concatenate(parts)
-    return jets if max_jets is None else jets[:max_jets]
+    return opened, names
 
 
 def load_labelled(stores: Sequence[Path], classes: Sequence[str], *, max_jets: int | None = None) -> Jets:
