@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from jetrep.features import FEATURE_SETS, STANDARDIZATIONS, FeatureConfig, Features
-from jetrep.jets import Jets
+from jetrep.errors import InputError
+from jetrep.features import FEATURE_SETS, MEASURED_FEATURES, STANDARDIZATIONS, FeatureConfig, Features
+from jetrep.jets import JetBatch, Jets
+from jetrep.physics import fourvector as fv
 from random_jets import random_jets
+from weaver_arrays import weaver_jets
+
+# Largest differences from features that refer to the jet axis in the files of JetClass.
+AXIS = {"log_energy_rel": 2.4e-2, "delta_r": 7e-2, "delta_eta": 1.8e-2}
 
 
 def column(features: Features, name: str) -> int:
@@ -110,3 +116,145 @@ def test_constants_are_saved_with_the_weights():
     batch = random_jets([7], seed=3).batch()
     torch.testing.assert_close(loaded(batch).features, fitted(batch).features)
     torch.testing.assert_close(loaded(batch).coordinates, fitted(batch).coordinates)
+
+
+def with_measured(jets: Jets, seed: int = 0) -> Jets:
+    """Columns of every kind; the tracks of neutral particles were not measured."""
+    rng = np.random.default_rng(seed)
+    n = len(jets.p4)
+    charge = rng.integers(-1, 2, n)
+    columns = {name: rng.normal(0, 0.5, n) for name in ("d0", "dz")}
+    columns |= {name: rng.exponential(0.5, n) for name in ("d0_error", "dz_error")}
+    columns = {name: np.where(charge == 0, np.nan, values) for name, values in columns.items()}
+    flags = {name: rng.integers(0, 2, n) for name in MEASURED_FEATURES.values() if name.startswith("is_")}
+    return replace(jets, measured={"charge": charge, **flags, **columns})
+
+
+def test_sets_of_features_are_those_of_weaver_in_its_order():
+    momenta = ("log_pt", "log_energy", "log_pt_rel", "log_energy_rel", "delta_r")
+    pid = ("charge", "is_charged_hadron", "is_neutral_hadron", "is_photon", "is_electron", "is_muon")
+    angles = ("delta_eta", "delta_phi")
+    assert FEATURE_SETS["kin"] == (*momenta, *angles)
+    assert FEATURE_SETS["kinpid"] == (*momenta, *pid, *angles)
+    assert FEATURE_SETS["full"] == (*momenta, *pid, "tanh_d0", "d0_error", "tanh_dz", "dz_error", *angles)
+    signed = Features(FeatureConfig("full", "weaver", signed_eta=True))
+    assert signed.names == tuple("delta_eta_signed" if n == "delta_eta" else n for n in FEATURE_SETS["full"])
+
+
+def test_measured_features_equal_their_definitions():
+    jets = with_measured(random_jets([60, 1, 9]))
+    batch = jets.batch()
+    features = Features(FeatureConfig("full"))
+    raw = features.raw(batch)[batch.mask].numpy()
+    expected = {
+        **{name: jets.measured[name] for name in ("charge", "is_photon", "is_muon")},
+        "tanh_d0": np.tanh(np.nan_to_num(jets.measured["d0"])),
+        "tanh_dz": np.tanh(np.nan_to_num(jets.measured["dz"])),
+        "d0_error": np.clip(np.nan_to_num(jets.measured["d0_error"]), 0, 1),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(raw[:, column(features, name)], values, atol=1e-6, err_msg=name)
+    assert (jets.measured["d0_error"] > 1).any()
+
+
+@pytest.mark.parametrize("names", ["kinpid", "full"])
+def test_a_missing_column_is_named_with_the_set_and_the_remedy(names):
+    jets = random_jets([5, 3])
+    features = Features(FeatureConfig(names))
+    with pytest.raises(InputError, match=rf"'charge'.*{names}.*choose 'kin'"):
+        features(jets.batch())
+    some = with_measured(jets)
+    some = replace(some, measured={name: v for name, v in some.measured.items() if name != "is_muon"})
+    with pytest.raises(InputError, match="'is_muon'"):
+        features(some.batch())
+
+
+def test_weaver_standardisation_shifts_scales_clips_and_turns_nan_into_zero():
+    jets = random_jets([400])
+    # A vanishing momentum: its logarithm is far below the clip.
+    p4 = np.concatenate([jets.p4, [[1e-9, 1e-9, 0, 0], [np.nan, np.nan, 0, 0]]])
+    batch = Jets(p4, [0, len(p4)]).batch()
+    batch = replace(batch, jet_p4=jets.batch().jet_p4)
+    features = Features(FeatureConfig("kin", "weaver"))
+    out, raw = features(batch).features[0], features.raw(batch)[0]
+    for i, (a, b) in enumerate([(1.7, 0.7), (2.0, 0.7), (-4.7, 0.7), (-4.7, 0.7), (0.2, 4.0)]):
+        torch.testing.assert_close(out[:-1, i], ((raw[:-1, i] - a) * b).clamp(-5, 5), atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(out[:-1, 5:], raw[:-1, 5:])
+    assert out[-2, 0] == -5
+    assert not out[-1].any()
+
+
+def test_standardisation_by_data_leaves_charge_and_flags_and_centres_what_is_constant():
+    jets = with_measured(random_jets([40, 3, 17, 8, 25]))
+    jets = replace(jets, measured={**jets.measured, "dz": np.full(len(jets.p4), 0.3)})
+    features = Features(FeatureConfig("full", "data"), fit_on=jets)
+    batch = jets.batch()
+    real, raw = features(batch).features[batch.mask], features.raw(batch)[batch.mask]
+    for i, name in enumerate(features.names):
+        if name == "charge" or name.startswith("is_"):
+            torch.testing.assert_close(real[:, i], raw[:, i])
+        elif name == "tanh_dz":
+            torch.testing.assert_close(real[:, i], torch.zeros(len(real)), atol=1e-6, rtol=0)
+            assert features.scale[i] == 1
+        else:
+            assert real[:, i].mean() == pytest.approx(0, abs=2e-4)
+            assert real[:, i].std() == pytest.approx(1, abs=2e-4)
+
+
+def test_constants_do_not_depend_on_how_the_jets_are_cut_into_pieces():
+    jets = random_jets([7, 2, 30] * 700)
+    features = Features(FeatureConfig("kin_p4", "data"), fit_on=jets)
+    whole = features.raw(jets.batch())[jets.batch().mask].double()
+    torch.testing.assert_close(features.mean.double(), whole.mean(0), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(features.scale.double(), whole.std(0), atol=1e-5, rtol=1e-6)
+
+
+def test_nothing_that_is_padded_or_on_the_axis_has_a_gradient_that_is_not_a_number():
+    jets = Jets.concatenate([random_jets([5]), random_jets([1], seed=1), random_jets([1]).leading(0).clustered()])
+    batch = jets.batch()
+    p4 = batch.p4.clone().requires_grad_()
+    for config in (FeatureConfig(), FeatureConfig("kin", "weaver", signed_eta=True), FeatureConfig("kin_p4", "data")):
+        view = Features(config)(replace(batch, p4=p4, jet_p4=p4.sum(1)))
+        (gradient,) = torch.autograd.grad((view.features**2).sum() + (view.coordinates**2).sum(), p4)
+        assert torch.isfinite(gradient).all()
+        assert not gradient[~batch.mask & ~batch.mask.any(1, keepdim=True)].any()
+        assert gradient[batch.mask].any()
+
+
+@pytest.mark.parametrize("part", ["hadronic", "leptonic"])
+def test_the_published_inputs_of_jetclass_come_back(real_data, part):
+    """Four-vectors and measured columns → the 17 features that the published weights were trained on.
+
+    pT and φ of the jets in the files are those of the sum of the constituents, η and E differ from it by some 1e-4, up
+    to 2e-2 for a few jets. With the axis of the files everything comes back; with the sum, all but what depends on it.
+    """
+    file = real_data / "jetclass" / f"jetclass_top_{part}_100_full.npz"
+    jets = weaver_jets(file)
+    batch = jets.batch()
+    with np.load(file) as arrays:
+        mask = arrays["mask"][:, 0] > 0
+        theirs, kin = (np.moveaxis(arrays[name], 1, -1)[mask] for name in ("features17", "features7_kin"))
+    # η and E of the axis in the file, from the first particle of each jet: the others must then agree.
+    first, hardest = jets.offsets[:-1], jets.p4[jets.offsets[:-1]].astype(np.float64)
+    sign = np.sign(fv.eta(jets.jet_p4))
+    eta = fv.eta(hardest) - theirs[first, 15] * sign
+    energy = hardest[:, fv.E] / np.exp(theirs[first, 3] / 0.7 - 4.7)
+    pt, phi = fv.pt(jets.jet_p4), fv.phi(jets.jet_p4)
+    axis = np.stack([energy, pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], -1)
+    stored = replace(batch, jet_p4=torch.from_numpy(axis.astype(np.float32)))
+
+    def differences(config: FeatureConfig, batch: JetBatch, expected: np.ndarray) -> np.ndarray:
+        features = Features(config)
+        found = features(batch).features[batch.mask].numpy()
+        # The files hold ΔR as it was before clipping.
+        found[:, 4] = (features.raw(batch)[batch.mask].numpy()[:, 4] - 0.2) * 4
+        return np.abs(found - expected).max(0)
+
+    for names, expected in (("full", theirs), ("kin", kin)):
+        signed = FeatureConfig(names, "weaver", signed_eta=True)
+        assert (differences(signed, stored, expected) < 1e-5).all()
+        worst = dict(zip(FEATURE_SETS[names], differences(signed, batch, expected), strict=True))
+        assert all(worst.pop(name) < limit for name, limit in AXIS.items()), worst
+        assert all(value < 1e-5 for value in worst.values()), worst
+        # Jets of both hemispheres are there, and unsigned Δη differs for those behind.
+        assert differences(FeatureConfig(names, "weaver"), stored, expected)[-2] > 0.5

@@ -10,8 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jetrep.encoders.base import Encoded, JetEncoder, Pooling
+from jetrep.encoders.build import EncoderConfig, build_encoder
 from jetrep.encoders.heads import ClassifierHead
-from jetrep.encoders.transformer import Encoded, JetTransformer, Pooling, TransformerConfig
+from jetrep.encoders.particlenet import ParticleNetConfig
+from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import JetBatch, Jets
@@ -46,16 +49,17 @@ class ModelConfig:
 
     Attributes:
         features: feature set and standardisation.
-        encoder: architecture of the encoder.
+        encoder: kind and shape of the encoder.
         head: classifier head, or None for an encoder alone.
-        pooling: what the head and the embeddings are made of.
+        pooling: what the head and the embeddings are made of. A ParticleNet has nothing but the mean of its particles,
+            so all three are "cls" for it.
         n_subjets: the view in which jets are shown: this many subjets, or 0 for all particles.
         max_particles: jets are truncated to this many leading particles first; None keeps all.
         classes: names of the head's outputs.
     """
 
     features: FeatureConfig = FeatureConfig()
-    encoder: TransformerConfig = TransformerConfig()
+    encoder: EncoderConfig = TransformerConfig()
     head: ClassifierConfig | None = None
     pooling: Pooling = "cls+mean"
     n_subjets: int = ALL
@@ -65,6 +69,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         at_least(0, n_subjets=self.n_subjets)
         at_least(1, max_particles=self.max_particles)
+        if self.n_subjets != ALL and self.features.columns:
+            raise InputError(
+                f"the feature set '{self.features.names}' needs {', '.join(self.features.columns)}, which subjets lack",
+                field="n_subjets",
+                remedy="show all particles (0), or choose the features 'kin'",
+            )
+        if isinstance(self.encoder, ParticleNetConfig):
+            object.__setattr__(self, "pooling", "cls")
 
 
 class JetModel(nn.Module):
@@ -77,14 +89,12 @@ class JetModel(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, features: Features | None = None, encoder: JetTransformer | None = None
+        self, config: ModelConfig, features: Features | None = None, encoder: JetEncoder | None = None
     ) -> None:
         super().__init__()
         self.config = config
         self.features = features if features is not None else Features(config.features)
-        self.encoder = (
-            encoder if encoder is not None else JetTransformer(config.encoder, n_features=len(self.features.names))
-        )
+        self.encoder = encoder if encoder is not None else build_encoder(config.encoder, len(self.features.names))
         width = config.encoder.width * (2 if config.pooling == "cls+mean" else 1)
         self.head = (
             None
@@ -93,7 +103,12 @@ class JetModel(nn.Module):
         )
 
     def view(self, jets: Jets) -> Jets:
-        """The jets as this model wants them: truncated, and clustered if it looks at subjets."""
+        """The jets as this model wants them: truncated, and clustered if it looks at subjets.
+
+        Raises:
+            InputError: if they lack a measured column that the features need.
+        """
+        self.features.check(jets.measured)
         limit = self.config.max_particles
         # Jets that are short enough keep their merge history.
         if limit is not None and jets.counts.max(initial=0) > limit:

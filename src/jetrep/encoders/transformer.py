@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from jetrep.encoders.base import Encoded, JetEncoder, Pooling
 from jetrep.encoders.layers import Block, PolarEmbedding, build_norm
 from jetrep.encoders.packing import pack
 from jetrep.errors import InputError, at_least
 from jetrep.features import JET_FEATURES, ModelInput
 
 __all__ = ["SIZES", "Encoded", "JetTransformer", "Pooling", "TransformerConfig"]
-
-Pooling = Literal["cls", "mean", "cls+mean"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class TransformerConfig:
         r_max: their 99th percentile.
         dropout: on the branches of the blocks, in training.
     """
+
+    kind: ClassVar[str] = "transformer"
 
     width: int = 256
     depth: int = 8
@@ -95,52 +95,7 @@ SIZES: Mapping[str, TransformerConfig] = MappingProxyType(
 )
 
 
-class Encoded:
-    """One view as seen by the encoder. Only what is asked for is gathered from the packed tokens.
-
-    Args:
-        packed: (T, width) tokens of all views.
-        cls_rows: (batch,) row of the CLS token of each jet.
-        particle_rows: (batch, n) row of each particle.
-        mask: (batch, n) bool, True for a real particle.
-        complete: False if only the chosen particles are there.
-    """
-
-    def __init__(
-        self, packed: Tensor, cls_rows: Tensor, particle_rows: Tensor, mask: Tensor, complete: bool = True
-    ) -> None:
-        self._packed, self._cls_rows, self._particle_rows, self.mask = packed, cls_rows, particle_rows, mask
-        self._complete = complete
-
-    @cached_property
-    def cls(self) -> Tensor:
-        """(batch, width) CLS tokens."""
-        return self._packed.index_select(0, self._cls_rows)
-
-    @cached_property
-    def tokens(self) -> Tensor:
-        """(batch, n, width) particle tokens, zero where padded; registers are not among them."""
-        if not self._complete:
-            raise RuntimeError("only the CLS and chosen tokens were computed: call the encoder without `chosen`")
-        rows = self._packed.index_select(0, self._particle_rows.flatten())
-        return rows.view(*self.mask.shape, -1).masked_fill(~self.mask.unsqueeze(-1), 0.0)
-
-    def at(self, chosen: Tensor) -> Tensor:
-        """(m, width) tokens of the ``chosen`` (batch, n) real particles, jet by jet."""
-        return self._packed.index_select(0, self._particle_rows[chosen])
-
-    def pooled(self, pooling: Pooling = "cls") -> Tensor:
-        """One vector a jet: (batch, width), or (batch, 2 · width) for "cls+mean".
-
-        The mean is over real particles alone, zero for an empty jet.
-        """
-        if pooling == "cls":
-            return self.cls
-        mean = self.tokens.sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1)
-        return mean if pooling == "mean" else torch.cat([self.cls, mean], -1)
-
-
-class JetTransformer(nn.Module):
+class JetTransformer(JetEncoder):
     """Transformer encoder of sets of particles or subjets; see the module.
 
     Linear layers start as torch's defaults, tables, CLS and register tokens as N(0, 0.02), drawn from torch's global

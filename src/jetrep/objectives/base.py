@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jetrep.encoders.transformer import JetTransformer
+from jetrep.encoders.base import JetEncoder
 from jetrep.features import Features
 from jetrep.jets import JetBatch
 
@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def encoder(self) -> JetTransformer:
+    def encoder(self) -> JetEncoder:
         """The encoder that is kept after training (for self-distillation, the teacher's)."""
 
     @abstractmethod

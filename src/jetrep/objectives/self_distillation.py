@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from jetrep.encoders import HeadConfig, JetTransformer, ProjectionHead
+from jetrep.encoders import HeadConfig, JetEncoder, ProjectionHead
 from jetrep.errors import InputError, at_least
 from jetrep.features import Features, ModelInput
 from jetrep.jets import JetBatch
@@ -140,7 +140,7 @@ PRESETS: Mapping[str, SelfDistillationConfig] = MappingProxyType(
 class Branch(nn.Module):
     """Encoder and heads; student and teacher are one each. A head is absent if its loss is off."""
 
-    def __init__(self, encoder: JetTransformer, config: SelfDistillationConfig) -> None:
+    def __init__(self, encoder: JetEncoder, config: SelfDistillationConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.dino = ProjectionHead(encoder.width, config.head) if config.dino_weight else None
@@ -211,7 +211,7 @@ class SelfDistillation(Objective):
         config: settings.
     """
 
-    def __init__(self, features: Features, encoder: JetTransformer, config: SelfDistillationConfig) -> None:
+    def __init__(self, features: Features, encoder: JetEncoder, config: SelfDistillationConfig) -> None:
         super().__init__()
         self.config, self.features = config, features
         self.student = Branch(encoder, config)
@@ -228,7 +228,7 @@ class SelfDistillation(Objective):
         return self
 
     @property
-    def encoder(self) -> JetTransformer:
+    def encoder(self) -> JetEncoder:
         """The teacher's encoder."""
         return self.teacher.encoder
 
@@ -294,7 +294,7 @@ class SelfDistillation(Objective):
         return _Views(scales, n_teacher, distinct, place, resolved, particles, hidden)
 
     def _encode(
-        self, encoder: JetTransformer, views: _Views, n: int, particles: ModelInput | None
+        self, encoder: JetEncoder, views: _Views, n: int, particles: ModelInput | None
     ) -> tuple[Tensor, Tensor]:
         """CLS tokens (n, batch, width) of the first ``n`` views, and tokens (m, width) of the hidden particles."""
         extra = [] if particles is None else [particles]
@@ -364,6 +364,9 @@ class SelfDistillation(Objective):
         """Teacher ← momentum · teacher + (1 − momentum) · student."""
         weight = 1 - self.ema_momentum(step, total_steps)
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), weight)
+        # Running statistics of batch norms, in encoders that have them: the teacher never gathers its own.
+        for own, current in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            own.copy_(current)
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Updates the teacher."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from jetrep.encoders.transformer import JetTransformer
+from jetrep.encoders.base import JetEncoder
 from jetrep.errors import InputError
 from jetrep.jets import JetBatch
 from jetrep.model import JetModel
@@ -41,7 +41,7 @@ class Supervised(Objective):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     @property
-    def encoder(self) -> JetTransformer:
+    def encoder(self) -> JetEncoder:
         """The model's encoder."""
         return self.model.encoder
 

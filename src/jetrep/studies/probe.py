@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jetrep.encoders.transformer import JetTransformer
+from jetrep.encoders.build import build_encoder
 from jetrep.errors import InputError, at_least
 from jetrep.evaluation.probes import PROBES, observables
 from jetrep.evaluation.probes import probe as probe_scores
@@ -121,5 +121,5 @@ def randomized(model: JetModel, seed: int) -> JetModel:
     """The same architecture and features with new random weights: the baseline of every learned representation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = JetTransformer(model.config.encoder, n_features=len(model.features.names))
+        encoder = build_encoder(model.config.encoder, len(model.features.names))
     return JetModel(model.config, model.features, encoder).eval()

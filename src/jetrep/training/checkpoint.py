@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from jetrep import __version__
+from jetrep.encoders.build import KINDS
 from jetrep.errors import InputError
 from jetrep.model import JetModel, ModelConfig
 from jetrep.report.files import replacing
@@ -41,13 +42,15 @@ def save_model(model: JetModel, run: Path, *, provenance: Mapping[str, Any]) -> 
     Raises:
         InputError: if the disk refuses.
     """
+    config = asdict(model.config)
+    config["encoder"] = {"kind": model.config.encoder.kind, **config["encoder"]}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     record = {
         "format": "jetrep-model",
         "schema_version": SCHEMA_VERSION,
         "jetrep_version": __version__,
         "torch_version": str(torch.__version__),
-        "config": asdict(model.config),
+        "config": config,
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "provenance": dict(provenance),
     }
@@ -103,18 +106,7 @@ def load_model(run: Path) -> JetModel:
     Raises:
         InputError: if files are missing or damaged, a setting is unknown, or weights do not fit the configuration.
     """
-    record = model_record(run)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", type=ModelConfig)
-    try:
-        config = parser.instantiate(parser.parse_object({"config": record["config"]})).config
-    except Exception as error:
-        raise InputError(
-            f"the configuration cannot be used: {str(error).splitlines()[0]}",
-            file=run / RECORD,
-            remedy="use the version of jetrep that wrote it",
-        ) from error
-    model = JetModel(config)
+    model = JetModel(_model_config(model_record(run), run / RECORD))
     try:
         model.load_state_dict(load_file(run / WEIGHTS))
     except (OSError, SafetensorError) as error:
@@ -126,6 +118,32 @@ def load_model(run: Path) -> JetModel:
             remedy="restore the pair of files that one run wrote",
         ) from error
     return model.eval()
+
+
+def _model_config(record: Mapping[str, Any], file: Path) -> ModelConfig:
+    """The configuration in a record; its values are checked against the types of the dataclasses."""
+    remedy = "use the version of jetrep that wrote it"
+    try:
+        settings = dict(record["config"])
+        encoder = dict(settings.pop("encoder"))
+        # Records from before there were several kinds do not name theirs.
+        kind = encoder.pop("kind", "transformer")
+        if kind not in KINDS:
+            raise InputError(
+                f"there is no encoder of kind {kind!r}", file=file, field="encoder", remedy=f"known: {', '.join(KINDS)}"
+            )
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--config", type=ModelConfig)
+        parser.add_argument("--encoder", type=KINDS[kind])
+        parsed = parser.instantiate(parser.parse_object({"config": settings, "encoder": encoder}))
+        config: ModelConfig = replace(parsed.config, encoder=parsed.encoder)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the configuration cannot be used: {str(error).splitlines()[0]}", file=file, remedy=remedy
+        ) from error
+    return config
 
 
 def _unreadable(run: Path, error: Exception) -> InputError:

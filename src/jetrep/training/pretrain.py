@@ -8,15 +8,18 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from jetrep.encoders.transformer import SIZES, JetTransformer, TransformerConfig
-from jetrep.errors import at_least
+from jetrep.encoders.build import EncoderConfig, build_encoder
+from jetrep.encoders.particlenet import ParticleNetConfig
+from jetrep.encoders.transformer import SIZES, TransformerConfig
+from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.self_distillation import PRESETS, SelfDistillation, SelfDistillationConfig
-from jetrep.training.batches import ShuffledBatches
-from jetrep.training.data import load_jets
+from jetrep.training.batches import LoadingConfig, ShuffledBatches
+from jetrep.training.data import open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
 from jetrep.training.run import RunFolder, run_settings
+from jetrep.training.sampling import balancing_weights
 
 __all__ = ["pretrain"]
 
@@ -27,6 +30,7 @@ def pretrain(
     out: Path,
     features: FeatureConfig = FeatureConfig(),
     encoder: TransformerConfig = SIZES["laptop"],
+    particlenet: ParticleNetConfig | None = None,
     objective: SelfDistillationConfig = PRESETS["small_batch"],
     optimizer: OptimizerConfig = OptimizerConfig(lr=3e-3, layer_decay=0.9),
     epochs: int = 10,
@@ -34,6 +38,7 @@ def pretrain(
     classes: list[str] | None = None,
     max_jets: int | None = None,
     max_particles: int | None = None,
+    loading: LoadingConfig = LoadingConfig(),
     seed: int = 0,
     engine: EngineConfig = EngineConfig(),
     overwrite: bool = False,
@@ -50,6 +55,7 @@ def pretrain(
         out: folder of the run.
         features: particle features and their standardisation.
         encoder: architecture.
+        particlenet: train a ParticleNet of this shape, instead of the transformer.
         objective: self-distillation between renormalisation-group views.
         optimizer: AdamW and its schedule.
         epochs: passes over the jets.
@@ -57,6 +63,7 @@ def pretrain(
         classes: use only jets of these classes, such as qcd; all by default.
         max_jets: use at most this many jets, the first of each store; all by default.
         max_particles: keep this many leading particles of each jet; all by default.
+        loading: how jets are shuffled, sampled and padded. They stay on disk but for two windows at a time.
         seed: determines initial weights, batches, views and masks.
         engine: hardware, precision and logs.
         overwrite: start anew even if OUT holds another run.
@@ -66,22 +73,44 @@ def pretrain(
         The folder of the run.
     """
     settings = run_settings("pretrain", locals())
+    if particlenet is None:
+        del settings["particlenet"]
+    architecture: EncoderConfig = particlenet or encoder
     at_least(1, epochs=epochs, batch_size=batch_size, max_particles=max_particles)
     at_least(0, seed=seed)
+    scales = (*objective.teacher_scales, *objective.student_scales)
+    if features.columns and any(scales) and (objective.dino_weight or objective.koleo_weight):
+        raise InputError(
+            f"the feature set '{features.names}' needs {', '.join(features.columns)}, which subjets lack",
+            field="features.names",
+            remedy="choose the features 'kin', or the loss iBOT alone, which sees particles",
+        )
     run = RunFolder(out, settings, overwrite=overwrite)
     if run.finished:
         Console(stderr=True, quiet=quiet).print(f"{out}: already trained with these settings")
         return out
-    jets = load_jets(data, classes=classes, max_jets=max_jets, labelled=None if classes else False).with_labels(None)
-    if max_particles is not None:
-        jets = jets.leading(max_particles)
-    if jets.history is None:
-        jets = jets.clustered()
+    jets = open_pool(
+        data,
+        classes=classes,
+        max_jets=max_jets,
+        labelled=None if classes or loading.balance.startswith("classes") else False,
+        history=any(scales),
+        columns=features.columns,
+        max_particles=max_particles,
+    )
+    weights = balancing_weights(
+        jets,
+        loading.balance,
+        pt_bins=loading.pt_bins,
+        mass_bins=loading.mass_bins,
+        max_repeats=loading.max_repeats,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inputs = Features(features, fit_on=jets)
-        module = SelfDistillation(inputs, JetTransformer(encoder, len(inputs.names)), objective)
-    batches = ShuffledBatches(jets, batch_size, seed)
+        fit_on = jets.sample(20_000) if features.standardization == "data" else None
+        inputs = Features(features, fit_on=fit_on)
+        module = SelfDistillation(inputs, build_encoder(architecture, len(inputs.names)), objective)
+    batches = ShuffledBatches(jets, batch_size, seed, loading=loading, weights=weights)
     start = time.monotonic()
     fit(
         module,
@@ -95,7 +124,9 @@ def pretrain(
         quiet=quiet,
     )
     model = JetModel(
-        ModelConfig(features=features, encoder=encoder, max_particles=max_particles), module.features, module.encoder
+        ModelConfig(features=features, encoder=architecture, max_particles=max_particles),
+        module.features,
+        module.encoder,
     )
     run.finish(model, {"n_jets": len(jets), "seconds": round(time.monotonic() - start, 1)})
     run.draw_curves()

@@ -1,0 +1,31 @@
+"""Encoders by their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from jetrep.encoders.base import JetEncoder
+from jetrep.encoders.particlenet import ParticleNet, ParticleNetConfig
+from jetrep.encoders.transformer import JetTransformer, TransformerConfig
+
+__all__ = ["KINDS", "EncoderConfig", "build_encoder"]
+
+EncoderConfig = TransformerConfig | ParticleNetConfig
+
+KINDS: Mapping[str, type[TransformerConfig] | type[ParticleNetConfig]] = MappingProxyType(
+    {config.kind: config for config in (TransformerConfig, ParticleNetConfig)}
+)
+"""Kinds of encoders, as they are called in the record of a model, and their settings."""
+
+
+def build_encoder(config: EncoderConfig, n_features: int) -> JetEncoder:
+    """A new encoder, its weights drawn from torch's global generator.
+
+    Args:
+        config: its kind and shape.
+        n_features: features of a particle, ``len(Features.names)``.
+    """
+    if isinstance(config, ParticleNetConfig):
+        return ParticleNet(config, n_features)
+    return JetTransformer(config, n_features)
