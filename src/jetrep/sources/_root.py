@@ -45,6 +45,7 @@ class Tree:
                 {str(file): None}, handler=uproot.MemmapSource, object_cache=None, array_cache=None
             )
         try:
+            self._check_length()
             self._tree = self._find(name)
             with _readable(file):
                 self.names = tuple(str(branch) for branch in self._tree.keys(recursive=False))
@@ -60,6 +61,13 @@ class Tree:
 
     def __exit__(self, *error: object) -> None:
         self._directory.close()
+
+    def _check_length(self) -> None:
+        """What is missing from a transfer that was cut off may be a basket that is needed only after hours."""
+        with _readable(self.file):
+            there, expected = self.file.stat().st_size, int(self._directory.file.fEND)
+        if there < expected:
+            raise InputError(f"is truncated: {there} of {expected} bytes", file=self.file, remedy=_AGAIN)
 
     def _find(self, name: str) -> Any:
         with _readable(self.file):
