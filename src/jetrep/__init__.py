@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from jetrep.errors import InputError, JetrepError
     from jetrep.jets import JetBatch, Jets
     from jetrep.model import JetModel
+    from jetrep.store.catalog_verbs import datasets, download
     from jetrep.store.prepare import prepare
     from jetrep.store.reader import Store
     from jetrep.store.simulate import simulate
     from jetrep.studies.demo import demo
     from jetrep.studies.embed import embed
     from jetrep.studies.evaluate import evaluate
+    from jetrep.studies.import_weights import import_weights
     from jetrep.studies.inspect import inspect
     from jetrep.studies.probe import probe
     from jetrep.studies.transfer import transfer
@@ -35,10 +37,13 @@ _HOME = {
     "Jets": "jets",
     "JetModel": "model",
     "Store": "store.reader",
+    "datasets": "store.catalog_verbs",
     "demo": "studies.demo",
+    "download": "store.catalog_verbs",
     "embed": "studies.embed",
     "evaluate": "studies.evaluate",
     "finetune": "training.finetune",
+    "import_weights": "studies.import_weights",
     "inspect": "studies.inspect",
     "load_model": "training.checkpoint",
     "prepare": "store.prepare",
@@ -56,10 +61,13 @@ __all__ = [
     "Jets",
     "Store",
     "__version__",
+    "datasets",
     "demo",
+    "download",
     "embed",
     "evaluate",
     "finetune",
+    "import_weights",
     "inspect",
     "load_model",
     "prepare",

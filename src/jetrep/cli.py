@@ -31,12 +31,15 @@ VERBS = {
     "demo": ("jetrep.studies.demo", "The whole story in minutes: simulate, pretrain, fine-tune, compare"),
     "simulate": ("jetrep.store.simulate", "Pythia 8 jets with a parametric detector → store"),
     "prepare": ("jetrep.store.prepare", "Files of public data sets or your own arrays → store"),
+    "datasets": ("jetrep.store.catalog_verbs", "Public data sets: size, classes, licence, citation, what is here"),
+    "download": ("jetrep.store.catalog_verbs", "Files of a public data set, verified"),
     "inspect": ("jetrep.studies.inspect", "What is in a store: counts, classes, histograms"),
     "pretrain": ("jetrep.training.pretrain", "Learn a representation without labels"),
     "probe": ("jetrep.studies.probe", "What a frozen representation knows: k-NN, logistic, boosted trees"),
     "finetune": ("jetrep.training.finetune", "Train a tagger, from a pretrained encoder or from scratch"),
     "evaluate": ("jetrep.studies.evaluate", "A tagger on one or several stores: metrics, errors, figures"),
     "embed": ("jetrep.studies.embed", "Embeddings and scores → Parquet"),
+    "import": ("jetrep.studies.import_weights", "Published weights of others → a run"),
     "transfer": ("jetrep.studies.transfer", "The study of the demo on stores of your choice"),
 }
 
@@ -183,6 +186,8 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
         else:
             settings |= {"type": types[name]}
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            if parameter.default is not parameter.empty:
+                settings |= {"nargs": "*" if alternatives else "?", "default": parameter.default}
             parser.add_argument(name, **settings)
         elif parameter.default is parameter.empty:
             parser.add_argument(f"--{name}", required=True, **settings)
