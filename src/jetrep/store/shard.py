@@ -181,15 +181,13 @@ def map_shard(path: Path, classes: tuple[str, ...]) -> MappedShard:
     if batch is None or set(batch.schema) != set(_expected(batch.schema, bool(classes))):
         raise InputError("the columns are not those of a jetrep shard", file=path, remedy=_REMEDY)
     offsets = _offsets(batch, path)
-    order, join, d_ij = (_values(batch.column(name)) for name in ("order", "join", "d_ij"))
+    order, join, d_ij = (_view(batch.column(name).values, path) for name in ("order", "join", "d_ij"))
     history = MergeHistory(order, join, d_ij, offsets)
-    p4 = batch.column("p4").values.values.to_numpy(zero_copy_only=True).reshape(-1, 4)
-    labels = batch.column("label").to_numpy(zero_copy_only=True) if classes else None
+    p4 = _view(batch.column("p4").values.values, path).reshape(-1, 4)
+    labels = _view(batch.column("label"), path) if classes else None
     extra = {name: batch.column(name) for name in batch.schema.names}
-    measured = {n.removeprefix(_MEASURED): _values(c) for n, c in extra.items() if n.startswith(_MEASURED)}
-    observers = {
-        n.removeprefix(_OBSERVER): c.to_numpy(zero_copy_only=True) for n, c in extra.items() if n.startswith(_OBSERVER)
-    }
+    measured = {n.removeprefix(_MEASURED): _view(c.values, path) for n, c in extra.items() if n.startswith(_MEASURED)}
+    observers = {n.removeprefix(_OBSERVER): _view(c, path) for n, c in extra.items() if n.startswith(_OBSERVER)}
     try:
         return MappedShard(Jets(p4, offsets, labels, classes, history, measured, observers), memory)
     except InputError as problem:
@@ -200,9 +198,14 @@ def _plain(values: NDArray[Any]) -> Any:
     return pa.array(np.ascontiguousarray(values))
 
 
-def _values(column: Any) -> NDArray[Any]:
-    values: NDArray[Any] = column.values.to_numpy(zero_copy_only=True)
-    return values
+def _view(values: Any, path: Path) -> NDArray[Any]:
+    """The numbers of an Arrow array, where they are. Arrow's own ``to_numpy`` loads pandas, and its 40 MB, for this."""
+    if values.null_count:
+        raise InputError("the columns have gaps", file=path, remedy=_REMEDY)
+    kind = np.dtype(values.type.to_pandas_dtype())
+    if not len(values):
+        return np.empty(0, kind)
+    return np.frombuffer(values.buffers()[1], kind, len(values), values.offset * kind.itemsize)
 
 
 def _offsets(batch: Any, path: Path) -> NDArray[np.int64]:
@@ -210,7 +213,7 @@ def _offsets(batch: Any, path: Path) -> NDArray[np.int64]:
     try:
         batch.validate()
         lists = [column for column in batch.columns if pa.types.is_large_list(column.type)]
-        offsets = [column.offsets.to_numpy(zero_copy_only=True) for column in lists]
+        offsets = [_view(column.offsets, path) for column in lists]
         lengths = [len(column.values) for column in lists]
     except pa.ArrowException as problem:
         raise InputError("the shard is damaged", file=path, remedy=_REMEDY) from problem
