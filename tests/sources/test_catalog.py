@@ -1,5 +1,7 @@
 """The catalog of public data sets: complete, well-formed, and usable without a network."""
 
+import importlib
+import io
 import json
 import re
 import socket
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 import jetrep
 from jetrep import cli
@@ -16,6 +19,7 @@ from jetrep.sources.cache import Folder, check_name, data_folder, natural
 from jetrep.sources.catalog import CATALOG, data_set, data_sets
 from jetrep.sources.records import HOSTS, address_of, page_of
 from jetrep.sources.registry import SOURCES
+from jetrep.store import catalog_verbs
 
 NAMES = list(data_sets())
 # The sources of public data sets; the others are formats of files.
@@ -113,6 +117,29 @@ def counts(name):
     return dict(Counter(entry.split for entry in chosen.entries))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_are_those_of_the_reader(name):
+    chosen = data_set(name)
+    module = importlib.import_module(SOURCES[chosen.source][0])
+    if isinstance(chosen.classes, int):
+        assert chosen.classes == len(module.CLASSES_188)
+    else:
+        theirs = getattr(module, "CLASSES", ())
+        assert [label for label in theirs if label in chosen.classes] == list(chosen.classes)
+
+
+def test_the_page_in_the_documentation_says_the_same():
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    rows = {row[1]: row[0] for row in re.findall(r"^(\| `([a-z0-9-]+)` \|.*)$", page, re.MULTILINE)}
+    assert set(rows) == set(NAMES)
+    for name, row in rows.items():
+        chosen = data_set(name)
+        for fact in (chosen.source, chosen.licence, *(reference.partition(":")[2] for reference in chosen.cite)):
+            assert fact in row, (name, fact)
+        if chosen.jets is not None:
+            assert f"{chosen.jets:,}" in row
+
+
 def test_numbers_of_files():
     assert counts("jetclass") == {"train": 10, "val": 1, "test": 1}
     assert counts("jetclass2") == {"train": 1340, "val": 335, "test": 335}
@@ -188,8 +215,20 @@ def test_datasets_lists_all_without_a_network(capsys):
     told = capsys.readouterr().out
     for name in NAMES:
         assert name in told
-    for word in ("125,000,000", "arXiv:2202.03772", "MIT", "0/12", "0/?"):
+    for word in ("125 M", "880 k", "arXiv:2202.03772", "MIT", "0/12", "0/?"):
         assert word in told
+
+
+@pytest.mark.parametrize(("width", "shown", "hidden"), [(80, "CC-BY-4.0", "doi:"), (110, "doi:10.5281", "Delphes")])
+def test_in_a_narrow_terminal_whole_columns_are_left_out(width, shown, hidden):
+    chosen = [data_set(name) for name in NAMES]
+    facts = [catalog_verbs._facts(each, each.folder()) for each in chosen]
+    console = Console(width=width, file=io.StringIO())
+    console.print(catalog_verbs._table(chosen, facts, width))
+    text = console.file.getvalue()
+    assert shown in text
+    assert hidden not in text
+    assert all(name in text for name in NAMES)
 
 
 def test_datasets_as_json(capsys):

@@ -23,6 +23,7 @@ from jetrep.store.interrupt import orderly_termination
 __all__ = ["datasets", "download"]
 
 _WIDE = 150  # columns of the table where the output is not a terminal
+_ROOM_FOR_ALL, _ROOM_FOR_CITE = 130, 104
 _MOST_FILES = 24
 
 
@@ -55,10 +56,7 @@ def datasets(
     if not console.is_terminal:
         console = Console(width=_WIDE)
     if name is None:
-        console.print(_table(chosen, facts))
-        console.print(
-            Text("? licence not read on the data set's own page. jetrep datasets NAME tells more.", style="dim")
-        )
+        console.print(_table(chosen, facts, console.width))
     else:
         console.print(_details(chosen[0], facts[0], None if all_files else _MOST_FILES))
     return facts
@@ -171,26 +169,29 @@ def _facts(chosen: DataSet, folder: Folder) -> dict[str, Any]:
     return facts | {"prepare": _prepare(chosen, folder), "folder": str(folder.path), "files": listed}
 
 
-def _table(chosen: list[DataSet], facts: list[dict[str, Any]]) -> RenderableType:
+def _table(chosen: list[DataSet], facts: list[dict[str, Any]], width: int) -> RenderableType:
+    columns = {
+        "name": [Text(each.name, style="bold") for each in chosen],
+        "what": [Text(each.what) for each in chosen],
+        "jets": [Text(_short(each.jets)) for each in chosen],
+        "classes": [Text(str(each.n_classes or "–")) for each in chosen],
+        "size": [Text(_size(each, fact)) for each, fact in zip(chosen, facts, strict=True)],
+        "licence": [Text(_licence(each)) for each in chosen],
+        "cite": [Text("\n".join(each.cite)) for each in chosen],
+        "here": [Text(_here(fact)) for fact in facts],
+    }
+    for left_out in ("what", "cite")[: (width < _ROOM_FOR_ALL) + (width < _ROOM_FOR_CITE)]:
+        del columns[left_out]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Public data sets", title_justify="left")
-    for heading in ("name", "what", "jets", "classes", "size", "licence", "cite", "here"):
-        number = heading in ("jets", "classes", "size")
-        table.add_column(
-            heading, justify="right" if number else "left", no_wrap=number or heading == "name", overflow="fold"
-        )
-    for each, fact in zip(chosen, facts, strict=True):
-        table.add_row(
-            Text(each.name, style="bold"),
-            Text(each.what),
-            _jets(each),
-            str(each.n_classes or "–"),
-            _size(each, fact),
-            _licence(each),
-            Text("\n".join(each.cite)),
-            _here(fact),
-        )
-    folder = Path(facts[0]["folder"]).parent
-    return Group(table, Text(f"here: files in {folder}", style="dim"))
+    for heading in columns:
+        right = heading in ("jets", "classes", "size")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "what", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    notes = [f"here: files in {Path(facts[0]['folder']).parent}", "?: licence not read on the data set's own page"]
+    if "what" not in columns:
+        notes.append("a wider terminal shows more")
+    return Group(table, Text("\n".join([*notes, "jetrep datasets NAME tells more"]), style="dim"))
 
 
 def _details(chosen: DataSet, fact: dict[str, Any], most: int | None) -> RenderableType:
@@ -240,6 +241,13 @@ def _prepare(chosen: DataSet, folder: Folder) -> str:
 
 def _jets(chosen: DataSet) -> str:
     return "–" if chosen.jets is None else f"{chosen.jets:,}"
+
+
+def _short(jets: int | None) -> str:
+    """A number of jets in four characters or so."""
+    if jets is None:
+        return "–"
+    return f"{jets / 1e6:.3g} M" if jets >= 1_000_000 else f"{jets / 1e3:.3g} k"
 
 
 def _size(chosen: DataSet, fact: dict[str, Any]) -> str:
