@@ -311,10 +311,9 @@ class Transfer:
 
 def _reason(problem: BaseException) -> str:
     """The innermost reason of an error of the network, in few words."""
-    text = str(getattr(problem, "reason", None) or (problem.args[0] if problem.args else problem))
-    inner = getattr(problem.args[0], "reason", None) if problem.args else None
-    text = str(inner) if inner is not None else text
-    return re.sub(r"<[^>]*>:? ?", "", text)[:160] or type(problem).__name__
+    inner: Any = problem.args[0] if problem.args else problem
+    text = str(getattr(inner, "reason", None) or inner)
+    return re.sub(r"<[^>]*>:? ?|HTTPS?Connection(Pool)?\([^)]*\): ?", "", text)[:160] or type(problem).__name__
 
 
 def _retry_after(response: requests.Response) -> float | None:
