@@ -1,20 +1,24 @@
 """From stores to numbers and back: every verb that reads a trained run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.model import ClassifierConfig
 from jetrep.objectives.self_distillation import PRESETS
+from jetrep.physics import fourvector as fv
 from jetrep.studies.embed import embed
-from jetrep.studies.evaluate import evaluate
+from jetrep.studies.evaluate import _file_names, evaluate
 from jetrep.studies.probe import probe
 from jetrep.studies.protocol import Finetuning, Pretraining
 from jetrep.studies.transfer import transfer
-from jetrep.training.checkpoint import load_model
+from jetrep.training.checkpoint import load_model, weights_hash
+from jetrep.training.data import data_hashes
 from jetrep.training.engine import EngineConfig
 from jetrep.training.finetune import finetune
 from jetrep.training.pretrain import pretrain
@@ -81,7 +85,45 @@ def test_embed(data, tmp_path):
     assert list(frame["class"][:4]) == ["qcd", "top", "qcd", "top"]
     np.testing.assert_array_equal(frame["n_constituents"], jets.counts)
     bare = pd.read_parquet(embed(run, on=stores["unlabelled"], out=tmp_path / "u.parquet", quiet=True))
-    assert {"embedding", "pt", "eta", "phi", "mass", "n_constituents"} == set(bare.columns)
+    assert {"index", "embedding", "pt", "eta", "phi", "mass", "n_constituents"} == set(bare.columns)
+
+
+def test_predictions_carry_kinematics_and_observers(data, tmp_path):
+    _, stores, _, tagger = data
+    jets = prong_jets(60, seed=4)
+    # An observer may bear the name of a column of ours.
+    observers = {"event": np.arange(60, dtype=np.int64) + 10**12, "mass": np.linspace(0, 1, 60, dtype=np.float32)}
+    store = write_store(tmp_path / "observed" / "test", replace(jets, observers=observers))
+    out = tmp_path / "e"
+    evaluate(tagger, on=[stores["test"], store], out=out, n_bootstrap=2, projection=False, max_jets=50, quiet=True)
+    files = sorted((out / "predictions").iterdir())
+    assert len(files) == 2
+    file = next(f for f in files if "observed" in f.name)
+    frame = pd.read_parquet(file)
+    first = jets[:50]
+    np.testing.assert_array_equal(frame["index"], np.arange(50))
+    np.testing.assert_array_equal(frame["label"], first.truth)
+    np.testing.assert_array_equal(frame["class"], np.array(first.classes)[first.truth])
+    np.testing.assert_allclose(frame[["score_qcd", "score_top"]].sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(frame["score_top"], load_model(tagger).predict(first)[:, 1], atol=1e-6)
+    np.testing.assert_allclose(frame["pt"], fv.pt(first.jet_p4), rtol=1e-6)
+    np.testing.assert_allclose(frame["mass"], fv.mass(first.jet_p4), rtol=1e-5)
+    np.testing.assert_array_equal(frame["n_constituents"], first.counts)
+    for name, values in observers.items():
+        np.testing.assert_array_equal(frame[f"observer.{name}"], values[:50])
+        assert frame[f"observer.{name}"].dtype == values.dtype
+    note = json.loads(pq.read_schema(file).metadata[b"jetrep"])
+    assert note["data"] == data_hashes([store])
+    assert note["weights"] == weights_hash(tagger)
+    embedded = pd.read_parquet(embed(tagger, on=store, out=tmp_path / "o.parquet", quiet=True))
+    np.testing.assert_array_equal(embedded["observer.event"], observers["event"])
+    pd.testing.assert_frame_equal(embedded.drop(columns="embedding").iloc[:50], frame, rtol=1e-5, atol=1e-6)
+
+
+def test_stores_get_files_of_their_own():
+    assert list(_file_names(["test", "/a/b", "a_b", "../b"]).values()) == [
+        *("test.parquet", "a_b.parquet", "a_b_.parquet", "b.parquet")
+    ]
 
 
 def test_transfer_is_complete_cached_and_resumable(data, tmp_path, monkeypatch):

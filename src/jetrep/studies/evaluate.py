@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from jetrep.report.measurement import Measurement
 from jetrep.report.style import save
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.environment import environment
+from jetrep.studies.predictions import write_predictions
 from jetrep.studies.testsets import choose_background, load_tests
-from jetrep.training.checkpoint import load_model, model_record
+from jetrep.training.checkpoint import load_model, model_record, weights_hash
 from jetrep.training.data import data_hashes
 
 __all__ = ["EFFICIENCIES", "draw_embedding", "evaluate"]
@@ -46,7 +47,8 @@ def evaluate(
     """Judge a tagger on one or several stores.
 
     Prints accuracy at 0.5, ROC AUC and background rejection at signal efficiencies 0.3 and 0.5, each with its bootstrap
-    error, and writes evaluation.json, a Markdown table and figures (ROC, scores, PCA and t-SNE of the embeddings).
+    error, and writes evaluation.json, a Markdown table, figures (ROC, scores, PCA and t-SNE of the embeddings), and for
+    each store a Parquet file with what the tagger says of every jet, beside its label, kinematics and observers.
 
     Args:
         run: folder of a fine-tuned run.
@@ -73,6 +75,15 @@ def evaluate(
     background = choose_background(background, classes, run)
     tests = load_tests(on, classes, background, max_jets=max_jets)
     probabilities = {domain: model.predict(jets, quiet=quiet) for domain, jets in tests.items()}
+    files = _file_names(tests)
+    for (domain, jets), store in zip(tests.items(), on, strict=True):
+        write_predictions(
+            out / "predictions" / files[domain],
+            jets,
+            classes=classes,
+            probabilities=probabilities[domain],
+            provenance={"run": run, "weights": weights_hash(run), "data": data_hashes([store])},
+        )
     results: dict[str, dict[str, dict[str, Measurement]]] = {}
     for domain, jets in tests.items():
         metrics = multiclass_metrics(
@@ -107,6 +118,17 @@ def evaluate(
         table.show()
         Console(stderr=True, highlight=False).print(f"results and figures: {out}")
     return table.to_json()
+
+
+def _file_names(domains: Iterable[str]) -> dict[str, str]:
+    """A file for each store: its name, or its path where stores share a name, without what no file can be called."""
+    files: dict[str, str] = {}
+    for domain in domains:
+        stem = domain.strip("/.").replace("/", "_") or "store"
+        while f"{stem}.parquet" in files.values():
+            stem += "_"
+        files[domain] = f"{stem}.parquet"
+    return files
 
 
 def _draw(
