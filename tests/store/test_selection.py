@@ -100,6 +100,14 @@ def test_the_first_condition_that_fails_is_counted():
     assert list(dropped.values()) == [1, 2, 1, 1, 1, 1]
 
 
+def test_jets_that_a_source_flags_as_of_another_class_stay_out():
+    chunk = chunk_of(
+        ONES, [1] * 4, labels=np.zeros(4, np.int64), classes=("qcd", "top"), flags={"other class": np.arange(4) > 2}
+    )
+    assert Selection(("qcd",)).apply(chunk)[2] == {"other class": 1}
+    assert Selection(("top",)).apply(chunk)[2] == {"other class": 4}
+
+
 def test_an_invalid_jet_is_an_error_unless_it_is_to_be_dropped():
     chunk = chunk_of([ONES[0], [math.inf, 1, 0, 0]], [1, 1])
     with pytest.raises(InputError, match="jet 1, field 'E'"):
