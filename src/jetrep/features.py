@@ -62,6 +62,7 @@ class ModelInput:
         jet_features: (batch, 4) standardised `JET_FEATURES` of the whole jet.
         angles: (batch, n, 2) (Δη, Δφ) as they are, zero where padded, for encoders that measure distances between
             particles; survives the masking of features.
+        p4: (batch, n, 4) four-vectors in GeV, zero where padded or masked, for encoders that make features of pairs.
     """
 
     features: Tensor
@@ -69,15 +70,20 @@ class ModelInput:
     coordinates: Tensor
     jet_features: Tensor
     angles: Tensor | None = None
+    p4: Tensor | None = None
 
     def with_masked(self, masked: Tensor) -> ModelInput:
-        """The same view with the features of the ``masked`` (batch, n) particles set to zero; coordinates stay."""
-        return replace(self, features=self.features.masked_fill(masked.unsqueeze(-1), 0.0))
+        """The same view without features and momenta of the ``masked`` (batch, n) particles; coordinates stay."""
+        hidden = masked.unsqueeze(-1)
+        p4 = None if self.p4 is None else self.p4.masked_fill(hidden, 0.0)
+        return replace(self, features=self.features.masked_fill(hidden, 0.0), p4=p4)
 
     def jets(self, rows: Tensor) -> ModelInput:
         """The jets ``rows`` of this view."""
-        angles = None if self.angles is None else self.angles[rows]
-        return ModelInput(self.features[rows], self.mask[rows], self.coordinates[rows], self.jet_features[rows], angles)
+        angles, p4 = (None if values is None else values[rows] for values in (self.angles, self.p4))
+        return ModelInput(
+            self.features[rows], self.mask[rows], self.coordinates[rows], self.jet_features[rows], angles, p4
+        )
 
 
 JET_FEATURES = ("jet_log_energy", "jet_log_pt", "jet_eta", "jet_phi")
@@ -346,6 +352,7 @@ class Features(nn.Module):
             (angles / self.coordinate_scale.view(-1, 1, 1)).movedim(0, -1),
             (self.raw_jet(batch) - self.jet_mean) / self.jet_scale,
             angles.movedim(0, -1),
+            batch.p4,
         )
 
 

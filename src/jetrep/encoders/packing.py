@@ -137,7 +137,8 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Te
 
     Args:
         masks: for each view (batch, n) bool, True for a real particle.
-        n_prefix: tokens put before the particles of each sequence, the first of them the CLS token.
+        n_prefix: tokens put before the particles of each sequence, the first of them the CLS token. Without any,
+            `Packing.cls` is the first row of each sequence.
         heads: attention heads, to weigh padding against the number of groups.
         chosen: for each view (batch, n) bool, the real particles that will be read beside the CLS token, or None for
             none of them; by default everything will be read.
@@ -159,7 +160,7 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Te
     source[position] = torch.arange(len(position), device=device)
     row = torch.where(flat, row, 0)
 
-    cls, reading = prefix[:, 0], None
+    cls, reading = prefix[:, 0] if n_prefix else start, None
     if chosen is None:
         ascending: list[int] = lengths.tolist()
         cuts = _cut(ascending, heads, device.type)

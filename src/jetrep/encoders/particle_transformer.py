@@ -1,0 +1,362 @@
+"""`ParticleTransformer`: the Particle Transformer of arXiv 2202.03772, and switches for what improves it.
+
+The default configuration is the published network: embedding, eight blocks with normalisation inside (NormFormer,
+arXiv 2110.09456) whose attention is biased by pairs of particles, two class-attention blocks (arXiv 2103.17239). Each
+switch of `ParticleTransformerConfig` changes one thing.
+
+Nothing but attention scores is computed for padding: tokens and pairs of all jets are packed (`encoders.packing`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jetrep.encoders.dropout import dropout
+from jetrep.encoders.layers import build_norm
+from jetrep.encoders.packing import Packing, pack
+from jetrep.encoders.pairs import PairBias
+from jetrep.encoders.transformer import Encoded
+from jetrep.errors import InputError, at_least
+from jetrep.features import ModelInput
+
+__all__ = ["ParticleTransformer", "ParticleTransformerConfig"]
+
+
+@dataclass(frozen=True)
+class ParticleTransformerConfig:
+    """Shape of a `ParticleTransformer`; the default is the published one.
+
+    Attributes:
+        width: features of a token.
+        depth: blocks over particles.
+        class_depth: class-attention blocks after them; 0 puts the class token into all blocks instead.
+        heads: attention heads.
+        embed: hidden widths of the particle embedding.
+        mlp_ratio: hidden features of the feed-forward networks, in units of ``width``.
+        mlp: their activation.
+        norm: kind of the norms within blocks.
+        normformer: norms after attention and within the feed-forward network, learned gains of heads and residuals.
+        qk_norm: normalise queries and keys of each head.
+        gate: multiply the output of attention by a sigmoid of a linear map of its input.
+        layer_scale: initial LayerScale of both branches, or None for none.
+        pair_hidden: hidden widths of the network that makes the attention bias; empty for no bias.
+        pair_activated: GELU after its last layer, as in the recipe for JetClass.
+        n_registers: learned tokens beside the class token; needs ``class_depth`` 0.
+        dropout: of attention, activations and branches of the particle blocks, in training.
+        drop_path: probability to leave out a branch of a block for a jet, in training (stochastic depth).
+        trim: in training, cut the batch to a random quantile of multiplicities: the longest jets lose random particles.
+    """
+
+    width: int = 128
+    depth: int = 8
+    class_depth: int = 2
+    heads: int = 8
+    embed: tuple[int, ...] = (128, 512)
+    mlp_ratio: float = 4.0
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    normformer: bool = True
+    qk_norm: bool = False
+    gate: bool = False
+    layer_scale: float | None = None
+    pair_hidden: tuple[int, ...] = (64, 64, 64)
+    pair_activated: bool = True
+    n_registers: int = 0
+    dropout: float = 0.1
+    drop_path: float = 0.0
+    trim: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads"):
+            at_least(1, **{f"encoder.{name}": getattr(self, name)})
+        at_least(0, **{"encoder.class_depth": self.class_depth, "encoder.n_registers": self.n_registers})
+        if self.width % self.heads:
+            raise InputError(
+                f"width {self.width} is not a multiple of {self.heads} heads",
+                field="encoder.heads",
+                remedy="choose a divisor of the width",
+            )
+        if self.n_registers and self.class_depth:
+            raise InputError(
+                "registers stand beside a class token that runs through all blocks",
+                field="encoder.n_registers",
+                remedy="set encoder.class_depth to 0, or leave registers out",
+            )
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"is {getattr(self, name)}", field=f"encoder.{name}", remedy="give a number from 0 to below 1"
+                )
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of packed tokens, with what the configuration adds to it."""
+
+    def __init__(self, config: ParticleTransformerConfig, dropout: float) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.dropout = config.heads, dropout
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.gate = nn.Linear(width, width) if config.gate else None
+        size = width // config.heads
+        self.q_norm = build_norm(config.norm, size) if config.qk_norm else None
+        self.k_norm = build_norm(config.norm, size) if config.qk_norm else None
+
+    def split(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        """(rows, width) → (rows, heads, head dim), normalised if there is a norm."""
+        x = x.view(len(x), self.heads, -1)
+        return x if norm is None else norm(x)
+
+    def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor | None]) -> Tensor:
+        """Self-attention within each sequence: (T, width) → (T, width)."""
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = self.split(q, self.q_norm), self.split(k, self.k_norm), self.split(v, None)
+        rows = torch.cat([q, k, v], -1).flatten(1)  # (T, heads · 3 · head dim): gathered once for each group
+        mixed = []
+        for group, extra in zip(packing.groups, bias, strict=True):
+            padded = group.padded(rows[group.start : group.stop]).view(group.n, group.length, self.heads, -1)
+            gq, gk, gv = padded.transpose(1, 2).chunk(3, -1)
+            mask = _sum(extra, None if group.bias is None else group.bias.to(gq.dtype))
+            out = self._mixed(gq, gk, gv, mask)
+            mixed.append(group.unpadded(out.transpose(1, 2).reshape(group.n * group.length, -1)))
+        return self.output(torch.cat(mixed), x)
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Values by their weights: (n, heads, length, head dim) each → the same."""
+        if q.device.type != "cpu" or not self.dropout or not self.training:
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+            )
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return dropout((scores if mask is None else scores + mask).softmax(-1), self.dropout, self.training) @ v
+
+    def output(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """The gated and projected output."""
+        if self.gate is not None:
+            mixed = mixed * torch.sigmoid(self.gate(x))
+        projected: Tensor = self.proj(mixed)
+        return projected
+
+    def of_class(self, query: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
+        """One query (batch, width) attends to the rows of its sequence: (T, width), (T,) → (batch, width)."""
+        width = query.shape[1]
+        weight, offset = self.qkv.weight, self.qkv.bias
+        q = self.split(F.linear(query, weight[:width], offset[:width]), self.q_norm)
+        k, v = F.linear(x, weight[width:], offset[width:]).chunk(2, -1)
+        scores = (q[sequence] * self.split(k, self.k_norm)).sum(-1).float() / math.sqrt(width // self.heads)
+        index = sequence.unsqueeze(1).expand_as(scores)
+        top = scores.new_full((len(query), self.heads), float("-inf")).scatter_reduce(0, index, scores, "amax")
+        weights = torch.exp(scores - top.detach()[sequence])
+        total = torch.zeros_like(top).index_add(0, sequence, weights)
+        weights = (weights / total[sequence]).to(v.dtype)
+        mixed = v.new_zeros(query.shape).index_add(
+            0, sequence, (self.split(v, None) * weights.unsqueeze(-1)).flatten(1)
+        )
+        return self.output(mixed, query)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+class _Block(nn.Module):
+    """A block over particles, or of class attention: norm, attention, residual; norm, feed-forward, residual."""
+
+    def __init__(self, config: ParticleTransformerConfig, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        width, hidden = config.width, round(config.width * config.mlp_ratio)
+        self.dropout, self.drop_path, self.gated = dropout, drop_path, config.mlp == "swiglu"
+        self.norm1, self.norm2 = build_norm(config.norm, width), build_norm(config.norm, width)
+        self.attention = _Attention(config, dropout)
+        self.fc1 = nn.Linear(width, (2 if self.gated else 1) * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.inner1 = build_norm(config.norm, width) if config.normformer else None
+        self.inner2 = build_norm(config.norm, hidden) if config.normformer else None
+        self.head_gain = nn.Parameter(torch.ones(config.heads)) if config.normformer else None
+        self.residual_gain = nn.Parameter(torch.ones(width)) if config.normformer else None
+        scale = config.layer_scale
+        self.gamma1 = None if scale is None else nn.Parameter(torch.full((width,), scale))
+        self.gamma2 = None if scale is None else nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor | None], sequence: Tensor) -> Tensor:
+        """(T, width) packed tokens → (T, width)."""
+        mixed = self.attention(self.norm1(x), packing, bias)
+        return self.feed_forward(self.attended(x, mixed, sequence), sequence)
+
+    def of_class(self, token: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
+        """(batch, width) class tokens, which attend to themselves and the particles (T, width) → (batch, width)."""
+        own = torch.arange(len(token), device=token.device)
+        mixed = self.attention.of_class(token, self.norm1(torch.cat([token, x])), torch.cat([own, sequence]))
+        return self.feed_forward(self.attended(token, mixed, own), own)
+
+    def attended(self, x: Tensor, mixed: Tensor, sequence: Tensor) -> Tensor:
+        """The residual stream after attention."""
+        if self.head_gain is not None and self.inner1 is not None:
+            by_head = mixed.view(len(mixed), len(self.head_gain), -1)
+            mixed = self.inner1((by_head * self.head_gain.unsqueeze(1)).flatten(1))
+        return x + self._branch(mixed, self.gamma1, sequence)
+
+    def feed_forward(self, x: Tensor, sequence: Tensor) -> Tensor:
+        """The residual stream after the feed-forward network."""
+        hidden = self.fc1(self.norm2(x))
+        if self.gated:
+            gate, value = hidden.chunk(2, -1)
+            hidden = F.silu(gate) * value
+        else:
+            hidden = F.gelu(hidden)
+        hidden = dropout(hidden, self.dropout, self.training)
+        if self.inner2 is not None:
+            hidden = self.inner2(hidden)
+        branch = self._branch(self.fc2(hidden), self.gamma2, sequence)
+        return branch + (x if self.residual_gain is None else x * self.residual_gain)
+
+    def _branch(self, x: Tensor, gamma: Tensor | None, sequence: Tensor) -> Tensor:
+        x = dropout(x, self.dropout, self.training)
+        if gamma is not None:
+            x = x * gamma
+        if self.drop_path and self.training:
+            jets = int(sequence[-1]) + 1 if len(sequence) else 0
+            keep = torch.rand(jets, 1, device=x.device) >= self.drop_path
+            x = x * (keep.to(x.dtype) / (1 - self.drop_path))[sequence]
+        return x
+
+
+class ParticleTransformer(nn.Module):
+    """Particle Transformer; see the module.
+
+    Linear layers start as Xavier uniform with zero biases (queries, keys and values each for themselves); the last
+    layers of the branches of block l are divided by √(2l). Drawn from torch's global generator.
+
+    Args:
+        config: its shape.
+        n_features: features of a particle, ``len(Features.names)``.
+    """
+
+    def __init__(self, config: ParticleTransformerConfig, n_features: int) -> None:
+        super().__init__()
+        self.config, self.n_features = config, n_features
+        self.input_norm = nn.BatchNorm1d(n_features)
+        sizes = [n_features, *config.embed, config.width]
+        layers: list[nn.Module] = []
+        for a, b in pairwise(sizes):
+            layers += [nn.LayerNorm(a), nn.Linear(a, b), nn.GELU()]
+        self.embed = nn.Sequential(*layers)
+        self.pair_bias = (
+            PairBias(config.pair_hidden, config.heads, config.pair_activated) if config.pair_hidden else None
+        )
+        self.blocks = nn.ModuleList(
+            _Block(config, config.dropout, config.drop_path * k / max(1, config.depth - 1)) for k in range(config.depth)
+        )
+        self.class_blocks = nn.ModuleList(_Block(config, 0.0, 0.0) for _ in range(config.class_depth))
+        self.prefix = nn.Parameter(torch.empty(1 + config.n_registers, config.width))
+        self.norm = build_norm(config.norm, config.width)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not name.startswith("pair_bias"):
+                fan = self.config.width if name.endswith("qkv") else module.out_features
+                bound = math.sqrt(6 / (fan + module.in_features))
+                nn.init.uniform_(module.weight, -bound, bound)
+                nn.init.zeros_(module.bias)
+        for depth, block in enumerate(self.blocks, 1):
+            for linear in (block.attention.proj, block.fc2):  # type: ignore[union-attr]
+                with torch.no_grad():
+                    linear.weight.div_(math.sqrt(2 * depth))  # type: ignore[union-attr, operator]
+        nn.init.trunc_normal_(self.prefix, std=0.02)
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.config.width
+
+    def forward(self, views: Sequence[ModelInput], chosen: Sequence[Tensor | None] | None = None) -> list[Encoded]:
+        """Encodes all views in one pass.
+
+        Args:
+            views: any number of views, of any widths and batch sizes.
+            chosen: accepted for `JetTransformer`'s sake; all tokens are computed.
+
+        Returns:
+            For each view, its `Encoded`.
+        """
+        masks = [self._trimmed(view.mask) for view in views]
+        n_prefix = 0 if self.config.class_depth else len(self.prefix)
+        packing = pack(masks, n_prefix, self.config.heads)
+        jets = sum(len(mask) for mask in masks)
+        particles = self._embedded(views, packing.real)
+        # The prefix of all sequences, then the particles; `source` picks them in packed order.
+        prefix = self.prefix[:n_prefix].expand(jets, -1, -1).flatten(0, 1).to(particles.dtype)
+        x = torch.cat([prefix, particles]).index_select(0, packing.source)
+        order, lengths = _sequences(masks)
+        sequence = torch.repeat_interleave(lengths + n_prefix)
+        bias = self._bias(views, packing, lengths, n_prefix)
+        for block in self.blocks:
+            x = block(x, packing, bias, sequence)
+        if not self.config.class_depth:
+            return self._encoded(self.norm(x), packing.cls, packing, masks)
+        token = self.prefix.expand(jets, -1).to(x.dtype)
+        for block in self.class_blocks:
+            token = block.of_class(token, x, sequence)  # type: ignore[operator]
+        # Sequence number s of the packing is jet order[s].
+        cls = torch.empty_like(order)
+        cls[order] = torch.arange(jets, device=order.device) + len(x)
+        return self._encoded(self.norm(torch.cat([x, token])), cls, packing, masks)
+
+    def _trimmed(self, mask: Tensor) -> Tensor:
+        """Training only: cut jets to a random quantile of the multiplicities, U(0.9, 1.02) but at most 1."""
+        if not (self.training and self.config.trim):
+            return mask
+        counts = mask.sum(1)
+        quantile = torch.empty((), device=mask.device).uniform_(0.9, 1.02).clamp(max=1.0)
+        longest = torch.quantile(counts.float(), quantile).long().clamp(min=1)
+        lottery = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, 2.0)
+        return mask & (lottery.argsort(1).argsort(1) < longest)
+
+    def _embedded(self, views: Sequence[ModelInput], real: Tensor) -> Tensor:
+        features = torch.cat([view.features.flatten(0, 1) for view in views]).index_select(0, real)
+        embedded: Tensor = self.embed(self.input_norm(features))
+        return embedded
+
+    def _bias(
+        self, views: Sequence[ModelInput], packing: Packing, lengths: Tensor, n_prefix: int
+    ) -> list[Tensor] | list[None]:
+        """The attention bias of each group; zero between prefix tokens and whatever else."""
+        if self.pair_bias is None:
+            return [None] * len(packing.groups)
+        jets = len(lengths)
+        momenta = [view.p4 for view in views if view.p4 is not None]
+        if len(momenta) < len(views):
+            raise ValueError("ParticleTransformer needs the four-vectors of the particles: see ModelInput.p4")
+        p4 = torch.cat([p4.flatten(0, 1) for p4 in momenta]).index_select(0, packing.real)
+        p4 = torch.cat([p4.new_zeros(jets * n_prefix, 4), p4]).index_select(0, packing.source)
+        parts = torch.split(lengths, [group.n for group in packing.groups])
+        return self.pair_bias(p4, packing.groups, parts, n_prefix)  # type: ignore[no-any-return]
+
+    def _encoded(self, x: Tensor, cls: Tensor, packing: Packing, masks: Sequence[Tensor]) -> list[Encoded]:
+        rows = torch.split(cls, [len(mask) for mask in masks])
+        return [Encoded(x, r, p, mask) for r, p, mask in zip(rows, packing.particles, masks, strict=True)]
+
+    def layers(self) -> list[list[tuple[str, nn.Parameter]]]:
+        """All named parameters by depth: embedding, block 1, …, block n with class blocks and the final norm."""
+        layers: list[list[tuple[str, nn.Parameter]]] = [[] for _ in range(self.config.depth + 1)]
+        for path, parameter in self.named_parameters():
+            root, _, rest = path.partition(".")
+            last = root in ("class_blocks", "norm")
+            depth = int(rest.partition(".")[0]) + 1 if root == "blocks" else self.config.depth if last else 0
+            layers[depth].append((path, parameter))
+        return layers
+
+
+def _sequences(masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The jets in the order of the packing (ascending length), and their numbers of particles in that order."""
+    lengths, order = torch.cat([mask.sum(1) for mask in masks]).sort(stable=True)
+    return order, lengths
