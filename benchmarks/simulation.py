@@ -8,6 +8,7 @@ stopped, counted in the same events.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ import numpy as np
 from _harness import alternate, command_line, outcome, publish
 from jetrep.sources import _pythia_worker as worker
 from jetrep.sources._pythia_veto import EarlyVeto
-from jetrep.sources.pythia import PRESETS, PROCESSES, TUNES
+from jetrep.sources.pythia import CHUNK_JETS, PRESETS, PROCESSES, TUNES
 from jetrep.sources.pythia_presets import settings_for
 
 
@@ -29,6 +30,11 @@ def rate(process: str, preset: str, tune: str, n_jets: int, *, veto: bool, seed:
     start = time.process_time()
     worker.simulate_chunk(worker.Chunk(chosen, lines, PRESETS[preset], 0, (process,), seed, 0, n_jets))
     return n_jets / (time.process_time() - start)
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Lowest, median and highest."""
+    return min(values), statistics.median(values), max(values)
 
 
 def lost(process: str, preset: str, tune: str, n_events: int) -> tuple[float, float]:
@@ -57,12 +63,16 @@ def lost(process: str, preset: str, tune: str, n_events: int) -> tuple[float, fl
 
 def main() -> None:
     parser = command_line(__doc__, repetitions=3)
-    parser.add_argument("--jets", type=int, default=500, help="jets of each timed chunk (500)")
+    parser.add_argument("--jets", type=int, default=CHUNK_JETS, help=f"jets of each timed chunk ({CHUNK_JETS})")
     parser.add_argument("--events", type=int, default=1500, help="events in which losses are counted (1500)")
     parser.add_argument("--process", choices=list(PROCESSES), default="qcd")
     parser.add_argument("--preset", choices=list(PRESETS), default="jetclass")
     parser.add_argument("--tune", choices=list(TUNES), default="default")
-    parser.add_argument("--all", action="store_true", help="also the rate of every other process and preset")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="also the rate of every process and preset: lowest, median and highest of the repetitions",
+    )
     args = parser.parse_args()
 
     seeds = iter(range(10_000))
@@ -80,7 +90,9 @@ def main() -> None:
     more: dict[str, Any] = {"jets_lost": share, "jets_lost_error": error}
     if args.all:
         more["rates"] = {
-            f"{preset} {tune} {process}": rate(process, preset, tune, args.jets, veto=True, seed=1)
+            f"{preset} {tune} {process}": spread(
+                [rate(process, preset, tune, args.jets, veto=True, seed=seed) for seed in range(args.repetitions)]
+            )
             for preset in PRESETS
             for tune in ("default", "collisions")
             for process in PROCESSES

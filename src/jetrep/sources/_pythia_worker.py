@@ -33,7 +33,7 @@ Ints = NDArray[np.int64]
 
 MATCH_RESONANCE = 0.6
 """Largest ΔR between the jet and the decaying W, Z or top."""
-_BATCH = 64
+_BATCH = 256
 _HOPELESS = 4096
 
 

@@ -56,7 +56,7 @@ __all__ = [
     "pythia_settings",
 ]
 
-CHUNK_JETS = 500
+CHUNK_JETS = 1000
 """Jets of a chunk: a few seconds of work, against a fifth of a second in which Pythia starts."""
 
 
