@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,16 +150,17 @@ class ShuffledBatches:
             InputError: if a shard is damaged, or a jet does not fit into the width asked for.
         """
         step = start
+        own = replace(self)  # windows of its own, for its own threads
         if self.prefetch == 0:
             while True:
-                yield self._batch(step, None)
+                yield own.batch(step)
                 step += 1
         maker, reader = ThreadPoolExecutor(1, "batches"), ThreadPoolExecutor(1, "windows")
         ahead: deque[Future[JetBatch]] = deque()
         try:
             while True:
                 while len(ahead) <= self.prefetch:
-                    ahead.append(maker.submit(self._batch, step, reader))
+                    ahead.append(maker.submit(own._batch, step, reader))
                     step += 1
                 yield ahead.popleft().result()
         finally:

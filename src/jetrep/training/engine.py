@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from jetrep.encoders.transformer import JetTransformer
+from jetrep.encoders.base import JetEncoder
 from jetrep.errors import InputError, at_least
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
@@ -81,6 +81,7 @@ class EngineConfig:
         compile: compile the encoder with torch.compile.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_every: steps between two states to resume from.
+        prefetch: batches that are made ahead, by a thread.
         logger: where metrics go besides metrics.jsonl.
     """
 
@@ -92,11 +93,13 @@ class EngineConfig:
     compile: bool = False
     log_every: int = 20
     checkpoint_every: int = 200
+    prefetch: int = 1
     logger: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
 
     def __post_init__(self) -> None:
         for name in ("devices", "num_nodes", "log_every", "checkpoint_every"):
             at_least(1, **{f"engine.{name}": getattr(self, name)})
+        at_least(0, **{"engine.prefetch": self.prefetch})
 
     @property
     def processes(self) -> int:
@@ -213,13 +216,14 @@ def fit(
             state to resume from is damaged, the disk is full, or the loss is not finite.
     """
     at_least(1, total_steps=total_steps)
+    batches = replace(batches, prefetch=engine.prefetch)
     replace(batches, world_size=engine.processes)  # raises if it cannot be shared
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     module = TrainingModule(objective, optimizer, total_steps, seed)
     if engine.compile:
         for part in objective.modules():
-            if isinstance(part, JetTransformer):
+            if isinstance(part, JetEncoder):
                 part.compile(dynamic=True)
     log = MetricsLog(run.path / METRICS, total_steps, engine.log_every, description, quiet)
     with warnings.catch_warnings():
