@@ -117,7 +117,7 @@ def check_pieces(source: Source, monkeypatch, modules: dict[str, int]) -> None:
 
 
 def check_mutations(file: Path, folder: Path, make: Callable[[Path], Source], seeds: range) -> None:
-    """Bits flipped, ranges zeroed, bytes changed near head and tail, the end cut off: jets, or one line that says why."""
+    """Bits flipped, ranges zeroed, bytes changed near head and tail, the end cut off: jets, or one line of why."""
     content, damaged = file.read_bytes(), folder / file.name
     complaints = 0
     for seed in seeds:

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from random_jets import random_jets
 from root_files import CHUNK, JET, JETCLASS, assert_same, check_pieces, jetclass_branches, lists, one_hot, read
 from root_files import write_tree as write
-from weaver_arrays import weaver_jets
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.jets.columns import MEASURED
 from jetrep.physics import fourvector
 from jetrep.sources.jetclass import CLASSES, JetClass
+from random_jets import random_jets
+from weaver_arrays import weaver_jets
 
 COUNTS = (3, 1, 40, 0, 12, 7, 1, 90, 2, 5)
 BRANCHES = {

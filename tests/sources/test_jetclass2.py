@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
-from random_jets import random_jets
 from root_files import CHUNK, assert_same, check_mutations, check_pieces, jetclass_branches, lists, one_hot, read
 from root_files import write_tree as write
 
@@ -19,6 +18,7 @@ from jetrep.physics import fourvector
 from jetrep.sources.chunks import every_chunk
 from jetrep.sources.jetclass2 import CLASSES_7, CLASSES_188, JetClass2
 from jetrep.store.selection import Selection
+from random_jets import random_jets
 
 # The published list: first index, prefix, names.
 NAMES = [
@@ -150,7 +150,7 @@ def test_seven_groups(tmp_path):
     jets = random_jets((3,) * 188)
     file = write(tmp_path / "a.root", branches_of(jets, np.arange(188)))
     got, flags = read(JetClass2([file], grouping="7"))
-    group = {0: 0, 12: 1, 13: 2, 14: 3, 70: 4, 127: 4, 3: 5, **{label: 6 for label in range(161, 188)}}
+    group = {0: 0, 12: 1, 13: 2, 14: 3, 70: 4, 127: 4, 3: 5, **dict.fromkeys(range(161, 188), 6)}
     np.testing.assert_array_equal(flags["other class"], [label not in group for label in range(188)])
     kept = ~flags["other class"]
     assert got.truth[kept].tolist() == [group[label] for label in sorted(group)]
