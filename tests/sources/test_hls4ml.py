@@ -108,6 +108,16 @@ def test_ranges(tmp_path, monkeypatch):
     check_pieces(Hls4ml([write(tmp_path / "a.h5"), write_hdf5(tmp_path / "b.h5", **official(*fake(5)))]), monkeypatch)
 
 
+@pytest.mark.filterwarnings("error")
+def test_any_nan_is_left_for_the_selection(tmp_path):
+    """A signalling NaN, which only damage makes, would warn when it is converted."""
+    arrays = official(*fake())
+    numbers = arrays["jetConstituentList"].view(np.uint64)
+    numbers[3, 0, 0], numbers[3, 0, 1] = 0x7FF0000000000001, 0x7FF8000000000000
+    jets = read(Hls4ml([write_hdf5(tmp_path / "a.h5", **arrays)]))
+    assert [j for j in range(20) if not np.isfinite(jets[j]).all()] == [3]
+
+
 def flagged(*columns: int) -> np.ndarray:
     jets = official(*fake())["jets"]
     jets[3, -6:] = 0

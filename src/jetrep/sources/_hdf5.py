@@ -18,9 +18,9 @@ from jetrep.sources.chunks import pieces
 
 __all__ = ["Hdf5", "Table", "blocks"]
 
-_BLOCK = 1 << 26
+_BLOCK = 1 << 25
 """Bytes of a table that are read at once."""
-_CACHE = 1 << 26
+_CACHE = 1 << 24
 """Bytes of decompressed pieces that HDF5 keeps, so that those on the border of two blocks are decompressed once."""
 
 # What h5py raises where a file is damaged: the same damage comes as any of them.

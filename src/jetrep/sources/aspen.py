@@ -83,11 +83,11 @@ class AspenOpenJets:
             for begin, end in blocks(start, stop, candidates.row_bytes):
                 padded = candidates.read(begin, end)
                 real = flat(padded, (padded[:, :, :4] != 0).any(2))
-                p4 = real.particles[:, [_E, _PX, _PY, _PZ]]
+                momenta = real.particles[:, [_E, _PX, _PY, _PZ]]
                 if self._puppi:
                     with np.errstate(all="ignore"):
-                        p4 *= real.particles[:, [_WEIGHT]]
-                p4, offsets, measured = without_padding(p4, real.counts, _measured(real))
+                        momenta *= real.particles[:, [_WEIGHT]]
+                p4, offsets, measured = without_padding(momenta, real.counts, _measured(real))
                 observers = {
                     **_columns(events.read(begin, end), ("run", "lumi", "event")),
                     **_columns(kinematics.read(begin, end), ("jet_pt", "jet_eta", "jet_phi", "jet_sdmass")),

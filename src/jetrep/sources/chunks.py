@@ -132,7 +132,7 @@ def without_padding(
         p4 (n_particles, 4), offsets (n_jets + 1,), and the columns, (n_particles,) each. Components beyond the range
         of float32 become infinite.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         p4 = np.asarray(values, np.float32)
     ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     real = (p4 != 0).any(1)

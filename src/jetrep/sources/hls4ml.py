@@ -135,4 +135,5 @@ def _labels(hdf5: Hdf5, flags: NDArray[Any], start: int) -> NDArray[np.int64]:
     if not single.all():
         jet = int(np.argmin(single))
         raise hdf5.error(f"the jet is not of exactly one class of {', '.join(CLASSES)}", "jets", start + jet)
-    return np.argmax(flags == 1, axis=1).astype(np.int64)
+    label: NDArray[np.int64] = np.argmax(flags == 1, axis=1).astype(np.int64)
+    return label

@@ -103,10 +103,10 @@ class JetNet:
                 rows, counts, jet_of = flat(padded, mask == 1)
                 azimuth = _azimuths(self._seed, path.stem, begin, end)
                 with np.errstate(all="ignore"):
-                    p4 = massless(
+                    momenta = massless(
                         rows[:, 2] * whole[jet_of, 0], rows[:, 0] + whole[jet_of, 1], rows[:, 1] + azimuth[jet_of]
                     )
-                p4, offsets, _ = without_padding(p4, counts)
+                p4, offsets, _ = without_padding(momenta, counts)
                 names = ("jet_pt", "jet_eta", "jet_mass", "jet_nparticles")
                 observers = {name: whole[:, k].copy() for k, name in enumerate(names)} | {"jet_phi": azimuth}
                 labels = np.full(end - begin, self._labels[file]) if self.classes else None

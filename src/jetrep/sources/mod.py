@@ -125,7 +125,7 @@ class _Layout(NamedTuple):
     integers: Table
     floats: Table
     particles: Table
-    index: Table
+    bounds: Table
     columns: Mapping[str, tuple[str, int]]
     particle_columns: Mapping[str, int]
     observers: Mapping[str, str]
@@ -184,12 +184,12 @@ def _places(hdf5: Hdf5, table: Table, required: Sequence[str] = ()) -> dict[str,
 
 def _offsets(hdf5: Hdf5, layout: _Layout, begin: int, end: int) -> NDArray[np.int64]:
     """Where the particles of the jets ``begin:end`` begin, and where those of the last end."""
-    index = layout.index.read(begin, end + 1).astype(np.int64)
+    index = layout.bounds.read(begin, end + 1).astype(np.int64)
     counts = np.diff(index)
     possible = (counts >= 0) & (counts <= _MOST) & (index[:-1] >= 0) & (index[1:] <= layout.particles.rows)
     if not possible.all():
         jet = int(np.argmin(possible))
-        raise hdf5.error(f"the jet has {counts[jet]} constituents", layout.index.name, begin + jet)
+        raise hdf5.error(f"the jet has {counts[jet]} constituents", layout.bounds.name, begin + jet)
     return index
 
 

@@ -126,10 +126,10 @@ class OmniFold:
                 if self._massless_cells:
                     mass[measured["charge"] == 0] = 0
                 with np.errstate(all="ignore"):
-                    p4 = from_ptyphim(
+                    momenta = from_ptyphim(
                         _PT_UNIT * rows[:, 0], rows[:, 1] + axes[jet_of, 1], rows[:, 2] + axes[jet_of, 2], mass
                     )
-                p4, offsets, measured = without_padding(p4, counts, measured)
+                p4, offsets, measured = without_padding(momenta, counts, measured)
                 observers = {name: axes[:, k].copy() for k, name in enumerate(("jet_pt", "jet_y", "jet_phi", "jet_m"))}
                 labels = np.full(end - begin, self._labels[file]) if self.classes else None
                 jets = Jets(p4, offsets, labels, self.classes, measured=measured, observers=observers | values)
