@@ -105,7 +105,7 @@ def check_pieces(source: Source, monkeypatch, modules: dict[str, int]) -> None:
     cuts = [0, 1, n // 3, n // 3, n - 1, n]
     again = pickle.loads(pickle.dumps(source))
     chunks = [chunk for start, stop in itertools.pairwise(cuts) for chunk in again.read(0, start, stop)]
-    assert len(chunks) >= len(cuts)
+    assert len(chunks) > len(cuts) - 2
     starts = [chunk.start for chunk in chunks]
     assert starts == sorted(starts)
     jets, flags_again = joined(chunks)
@@ -134,7 +134,9 @@ def check_mutations(file: Path, folder: Path, make: Callable[[Path], Source], se
                 del data[int(rng.integers(len(data))) :]
             case 3:
                 # The directory stands in front, the tree and its branches at the end.
-                place = int(rng.integers(300) if rng.random() < 0.5 else len(data) - 1 - rng.integers(60_000))
+                place = int(
+                    rng.integers(300) if rng.random() < 0.5 else len(data) - 1 - rng.integers(min(60_000, len(data)))
+                )
                 data[place] = int(rng.integers(256))
         damaged.write_bytes(data)
         complaint = _complaint(lambda: make(damaged))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,16 +49,16 @@ class WeaverArrays:
         self.rows = [_length(file) for file in self.files]
         self.classes: tuple[str, ...] = ()
         if labels:
-            widths = [_n_classes(file, rows, classes) for file, rows in zip(self.files, self.rows, strict=True)]
-            one_hot = {width for width, is_one_hot in widths if is_one_hot}
-            if len(one_hot) > 1 or len({is_one_hot for _, is_one_hot in widths}) > 1:
-                raise InputError(
-                    "the files have labels of different shapes",
-                    file=self.files[-1],
-                    field="labels",
-                    remedy="prepare files of different schemas one by one",
-                )
-            n = max((width for width, _ in widths), default=0)
+            kinds = [_labels_of(file, rows, classes) for file, rows in zip(self.files, self.rows, strict=True)]
+            for file, kind in zip(self.files, kinds, strict=True):
+                if kind.one_hot != kinds[0].one_hot or (kind.one_hot and kind.classes != kinds[0].classes):
+                    raise InputError(
+                        f"has other labels than {self.files[0]}: {kind}, not {kinds[0]}",
+                        file=file,
+                        field="labels",
+                        remedy="prepare files of different schemas one by one",
+                    )
+            n = max(kind.classes for kind in kinds)
             self.classes = tuple(classes) if classes else tuple(str(label) for label in range(n))
 
     def read(self, file: int, start: int, stop: int) -> Iterator[Chunk]:
@@ -69,8 +69,8 @@ class WeaverArrays:
         """
         path = self.files[file]
         with Npz(path) as archive:
-            vectors, mask = archive.column("vectors"), archive.column("mask")
-            labels = archive.column("labels") if self.classes else None
+            vectors, mask = archive.column("vectors", any_order=True), archive.column("mask", any_order=True)
+            labels = archive.column("labels", any_order=True) if self.classes else None
             for column in (vectors, mask, labels):
                 if column is not None:
                     column.skip(start)
@@ -87,16 +87,8 @@ class WeaverArrays:
 def _length(file: Path) -> int:
     if file.suffix.lower() != ".npz":
         raise InputError(f"'{file.suffix}' is no .npz file", file=file, remedy="save the arrays with numpy.savez")
-    with Npz(file) as archive:
-        for name in ("vectors", "mask"):
-            if name not in archive.names:
-                raise InputError(
-                    f"has no array '{name}', only {', '.join(archive.names) or 'nothing'}",
-                    file=file,
-                    field=name,
-                    remedy=_REMEDY,
-                )
-        vectors, mask = archive.column("vectors"), archive.column("mask")
+    with Npz(file, _REMEDY) as archive:
+        vectors, mask = archive.column("vectors", any_order=True), archive.column("mask", any_order=True)
         if len(vectors.shape) != 3 or vectors.shape[1] != 4:
             raise InputError(f"has shape {vectors.shape}", file=file, field="vectors", remedy=_REMEDY)
         if mask.shape != (vectors.rows, 1, vectors.shape[2]):
@@ -117,12 +109,21 @@ def _mask(values: NDArray[Any], file: Path, start: int) -> NDArray[np.bool_]:
     return real
 
 
-def _n_classes(file: Path, rows: int, classes: Sequence[str] | None) -> tuple[int, bool]:
-    """Number of classes that the labels of a file need, and whether they are one-hot."""
+class _Labels(NamedTuple):
+    """How many classes the labels of a file need, and whether they are one-hot."""
+
+    classes: int
+    one_hot: bool
+
+    def __str__(self) -> str:
+        return f"one-hot of {self.classes} classes" if self.one_hot else "whole numbers"
+
+
+def _labels_of(file: Path, rows: int, classes: Sequence[str] | None) -> _Labels:
     with Npz(file) as archive:
         if "labels" not in archive.names:
             raise InputError("the labels are missing", file=file, field="labels", remedy="read with --unlabeled")
-        column = archive.column("labels")
+        column = archive.column("labels", any_order=True)
         if len(column.shape) not in (1, 2) or column.rows != rows:
             raise InputError(
                 f"has shape {column.shape} for {rows} jets",
@@ -138,10 +139,10 @@ def _n_classes(file: Path, rows: int, classes: Sequence[str] | None) -> tuple[in
                     field="labels",
                     remedy="name as many classes with --classes",
                 )
-            return column.shape[1], True
+            return _Labels(column.shape[1], True)
         n_classes = len(classes) if classes else _MOST_CLASSES
         whole = check_labels(column.read(rows), file=file, field="labels", n_classes=n_classes)
-        return int(whole.max(initial=-1)) + 1, False
+        return _Labels(int(whole.max(initial=-1)) + 1, False)
 
 
 def _labels(values: NDArray[Any], file: Path, start: int, n_classes: int) -> NDArray[np.int64]:
