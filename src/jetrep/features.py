@@ -205,7 +205,6 @@ class Features(nn.Module):
     coordinate_scale: Tensor
     jet_mean: Tensor
     jet_scale: Tensor
-    clip: Tensor | None
 
     def __init__(self, config: FeatureConfig, fit_on: Jets | None = None) -> None:
         super().__init__()
@@ -232,9 +231,6 @@ class Features(nn.Module):
         self.register_buffer("coordinate_scale", pairs[-2:, 1].clone())
         self.register_buffer("jet_mean", jet_pairs[:, 0].clone())
         self.register_buffer("jet_scale", jet_pairs[:, 1].clone())
-        limits = CLIPPED.get(config.standardization, {})
-        clip = torch.tensor([limits.get(name, torch.inf) for name in self.names]) if limits else None
-        self.register_buffer("clip", clip, persistent=False)
         if config.standardization == "data" and fit_on is not None:
             self.fit(fit_on)
 
@@ -254,7 +250,7 @@ class Features(nn.Module):
                 )
 
     def _planes(self, batch: JetBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """Every particle feature of the set, (batch, n) each, and the mask as numbers."""
+        """Every particle feature, (batch, n) each, columns as they were measured; and the mask as numbers."""
         self.check(batch.measured)
         real = batch.mask.to(batch.p4.dtype)
         padding = 1 - real
@@ -262,8 +258,8 @@ class Features(nn.Module):
         # along x, and so does the axis of an empty jet: their values are not used, but their gradients stay finite.
         components = batch.p4.movedim(-1, 0).contiguous()
         along_x = components.new_tensor([1.0, 1.0, 0.0, 0.0])
-        energy, px, py, pz = components + along_x.view(4, 1, 1) * padding
-        p4 = torch.stack([energy, px, py, pz]).movedim(0, -1)
+        components = components + along_x.view(4, 1, 1) * padding
+        p4, (energy, px, py, pz) = components.movedim(0, -1), components
         jet = (batch.jet_p4 + along_x * padding.amin(1, keepdim=True)).unsqueeze(1)
         pt, jet_eta = fv.pt(p4), fv.eta(jet)
         log_pt, log_energy = _log(pt), _log(energy)
@@ -284,18 +280,23 @@ class Features(nn.Module):
             "pz": pz,
             "energy": energy,
         }
-        for name in self.names:
-            if name in MEASURED_FEATURES:
-                values = torch.nan_to_num(batch.measured[MEASURED_FEATURES[name]], posinf=torch.inf, neginf=-torch.inf)
-                if name.startswith("tanh_"):
-                    values = values.tanh()
-                planes[name] = values.clamp(0, 1) if name.endswith("_error") else values
-        return planes, real
+        columns = {name: batch.measured[column] for name, column in MEASURED_FEATURES.items() if name in self.names}
+        return planes | columns, real
 
     def _stacked(self, batch: JetBatch) -> tuple[Tensor, Tensor]:
         """Features (n_features, batch, n), one after the other in memory, and the mask as numbers."""
         planes, real = self._planes(batch)
-        return torch.stack([planes[name] for name in self.names]), real
+        stacked = torch.stack([planes[name].to(real.dtype) for name in self.names])
+        # In place, here and below: on a CPU new memory costs more than the arithmetic.
+        for i, name in enumerate(self.names):
+            row = stacked[i]
+            if name in MEASURED_FEATURES:
+                row.nan_to_num_(posinf=torch.inf, neginf=-torch.inf)
+            if name.startswith("tanh_"):
+                row.tanh_()
+            elif name.endswith("_error"):
+                row.clamp_(0, 1)
+        return stacked, real
 
     def raw(self, batch: JetBatch) -> Tensor:
         """Unstandardised features (batch, n, n_features); padded entries are meaningless.
@@ -339,15 +340,19 @@ class Features(nn.Module):
         Raises:
             InputError: if the jets lack a measured column that the feature set needs.
         """
-        raw, real = self._stacked(batch)
-        features = (raw - self.mean.view(-1, 1, 1)) / self.scale.view(-1, 1, 1)
-        if self.clip is not None:
-            limit = self.clip.view(-1, 1, 1)
-            # As weaver does: what is not a number becomes zero.
-            features = torch.nan_to_num(torch.clamp(features, -limit, limit))
-        angles = torch.stack([raw[i] for i in self._coordinates]) * real
+        features, real = self._stacked(batch)
+        angles = torch.stack([features[i] for i in self._coordinates]) * real
+        features.sub_(self.mean.view(-1, 1, 1)).div_(self.scale.view(-1, 1, 1))
+        limits = CLIPPED.get(self.config.standardization, {})
+        for i, name in enumerate(self.names):
+            row = features[i]
+            if name in limits:
+                row.clamp_(-limits[name], limits[name])
+            if limits and name not in MEASURED_FEATURES:
+                row.nan_to_num_()  # as weaver does
+        features.mul_(real)
         return ModelInput(
-            (features * real).movedim(0, -1),
+            features.movedim(0, -1),
             batch.mask,
             (angles / self.coordinate_scale.view(-1, 1, 1)).movedim(0, -1),
             (self.raw_jet(batch) - self.jet_mean) / self.jet_scale,
