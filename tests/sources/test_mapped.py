@@ -1,6 +1,7 @@
 """Files through a mapping: the same jets in every format and coordinates, and a clear word for every mistake."""
 
 import pickle
+import re
 from pathlib import Path
 
 import awkward as ak
@@ -538,6 +539,8 @@ def test_mappings_that_make_no_sense(tmp_path, monkeypatch, content, words):
 
 
 def test_files_that_are_no_mapping(tmp_path):
+    with pytest.raises(InputError, match="field 'mapping': no mapping is given"):
+        Mapped([tmp_path / "a.root"])
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     for name, words in (
         ("no.yaml", "cannot be read .No such file"),
@@ -601,21 +604,66 @@ def test_no_text_crashes(tmp_path, content):
 def whole_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     mapping = mapping_file(folder, {"four_vectors": SYSTEMS["mass"][0], **EVERYTHING})
-    return mapping, {way: write(folder, way, COLUMNS).read_bytes() for way in ("root", "parquet", "hdf5")}
+    return mapping, {
+        way: write(folder, way, COLUMNS).read_bytes() for way in ("root", "root rntuple", "parquet", "hdf5")
+    }
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(st.sampled_from(["root", "parquet", "hdf5"]), st.data())
+@given(st.sampled_from(["root", "root rntuple", "parquet", "hdf5"]), st.data())
 def test_damaged_files_crash_nothing(whole_files, tmp_path, way, data):
     mapping, files = whole_files
     content = bytearray(files[way])
     for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=8)):
         content[at] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))]
-    file = tmp_path / {"root": "a.root", "parquet": "a.parquet", "hdf5": "a.h5"}[way]
+    file = tmp_path / {"root": "a.root", "root rntuple": "a.root", "parquet": "a.parquet", "hdf5": "a.h5"}[way]
     file.write_bytes(content)
     complaint = complaint_about(lambda: read(Mapped([file], mapping=mapping)))
     assert complaint is None or (str(file) in complaint and "\n" not in complaint)
+
+
+def documented() -> list[str]:
+    page = Path(__file__).parents[2] / "docs" / "own_data.md"
+    return re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_examples_of_the_documentation(tmp_path):
+    """They are read as they stand, from files as they describe them."""
+    cms, flat, vectors = (mapping_file(tmp_path, text, f"{i}.yaml") for i, text in enumerate(documented()))
+    names = load_mapping(cms).four_vectors.components | load_mapping(cms).measured
+    tree = {column.branch: ak.unflatten(np.full(4, 11.0), [3, 1]) for column in names.values()}
+    tree |= {name: np.array([500.0, 600.0]) for name in ("fj_pt", "fj_sdmass", "event_no")}
+    tree |= {"label_QCD": np.array([0, 0]), "label_Hbb": np.array([1, 0]), "label_Hcc": np.array([0, 0])}
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file.mktree("deepntuplizer/tree", tree)
+    (chunk,) = every_chunk(Mapped([tmp_path / "a.root"], mapping=cms))
+    assert chunk.jets.classes == ("QCD", "Hbb", "Hcc")
+    assert chunk.jets.labels[0] == 1
+    assert chunk.flags["other class"].tolist() == [False, True]
+    assert (chunk.jets.measured["d0"] == 110).all()
+    assert (chunk.jets.measured["is_electron"] == 1).all()
+
+    (tmp_path / "dijets").mkdir()
+    with h5py.File(tmp_path / "dijets" / "a.h5", "w") as file:
+        particles = np.zeros((2, 150, 11), np.float32)
+        particles[:, 3, [0, 1, 8, -1]] = 0.5, 0.1, -1, 1
+        file["data/v2/particles"], file["data/v2/jets"] = particles, [[8e5, 1, 2, 9e4]] * 2
+    jets = read(Mapped([tmp_path / "dijets" / "*.h5"], mapping=flat))
+    np.testing.assert_allclose(observables.pt(jets), 400, rtol=1e-6)
+    np.testing.assert_allclose(observables.eta(jets), 1.1, rtol=1e-6)
+    assert (jets.classes, jets.labels.tolist()) == (("qcd", "top"), [0, 0])
+    assert (jets.observers["mass"].tolist(), jets.measured["charge"].tolist()) == ([90, 90], [-1, -1])
+
+    columns = {
+        "constituents": [[[3.0, 4.0, 0.0, 5.0]], [[3.0, 4.0, 12.0, 13.0]]],
+        "weight": [1.0, 2.0],
+        "truth": [6, 0],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    jets = read(Mapped([tmp_path / "a.parquet"], mapping=vectors))
+    np.testing.assert_array_equal(jets.p4, [[5, 3, 4, 0], [13, 3, 4, 12]])
+    assert (jets.classes, jets.labels.tolist()) == (("qcd", "top"), [1, 0])
 
 
 JETCLASS2 = {

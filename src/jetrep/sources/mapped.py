@@ -43,7 +43,7 @@ class Mapped:
     Args:
         files: ``.root``, ``.parquet`` or ``.h5`` files.
         labels: read the labels.
-        mapping: YAML file; see `jetrep.sources.mapping` and docs/own_data.md.
+        mapping: YAML file, which must be given; see `jetrep.sources.mapping` and docs/own_data.md.
 
     Attributes:
         classes: names of the labels; empty without labels.
@@ -56,7 +56,11 @@ class Mapped:
             schema than the first.
     """
 
-    def __init__(self, files: Sequence[Path], *, labels: bool = True, mapping: Path) -> None:
+    def __init__(self, files: Sequence[Path], *, labels: bool = True, mapping: Path | None = None) -> None:
+        if mapping is None:
+            raise InputError(
+                "no mapping is given", field="mapping", remedy="give --mapping FILE.yaml, which says what stands where"
+            )
         self.mapping: JetMapping = load_mapping(mapping)
         self.files = existing_files(files)
         self._label = self.mapping.label if labels else None
