@@ -1,6 +1,7 @@
 """A run that was stopped, at whatever step, ends as one that was not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
 from jetrep.objectives.self_distillation import SelfDistillation
 from jetrep.objectives.supervised import Supervised
+from jetrep.store import StoreWriter
+from jetrep.training.batches import LoadingConfig
 from jetrep.training.engine import EngineConfig
 from jetrep.training.finetune import finetune
 from jetrep.training.pretrain import pretrain
@@ -59,6 +62,24 @@ def test_resumed_equals_uninterrupted(tmp_path, store, monkeypatch, verb, object
     logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "stopped")]
     assert [json.loads(line)["loss"] for line in logs[0]] == [json.loads(line)["loss"] for line in logs[1]]
     assert not (tmp_path / "stopped" / "resume.ckpt").exists()
+
+
+def test_resumed_amid_windows_buckets_and_weights(tmp_path, monkeypatch):
+    """What is read ahead, and from which shards, leaves no trace; nor does the number of batches made ahead."""
+    with StoreWriter(tmp_path / "store", classes=("qcd", "top"), provenance={}, jets_per_shard=17) as writer:
+        writer.write(prong_jets(96))
+    loading = LoadingConfig(block=5, window=4, bucket=2, balance="pt_mass", pt_bins=2, mass_bins=3)
+    settings = {"loading": loading, "max_particles": 20}
+    run(pretrain, tmp_path / "store", tmp_path / "whole", **settings)
+    stop_after(monkeypatch, SelfDistillation, 7, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(pretrain, tmp_path / "store", tmp_path / "stopped", **settings)
+    monkeypatch.setitem(globals(), "ENGINE", replace(ENGINE, prefetch=3))
+    run(pretrain, tmp_path / "store", tmp_path / "stopped", **settings)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    with pytest.raises(InputError, match=r"other settings \(loading\)"):
+        run(pretrain, tmp_path / "store", tmp_path / "whole", max_particles=20)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, store):
