@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from jetrep.encoders.base import JetEncoder
+from jetrep.encoders.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from jetrep.encoders.particlenet import ParticleNet, ParticleNetConfig
 from jetrep.encoders.transformer import JetTransformer, TransformerConfig
 
 __all__ = ["KINDS", "EncoderConfig", "build_encoder"]
 
-EncoderConfig = TransformerConfig | ParticleNetConfig
+EncoderConfig = TransformerConfig | ParticleTransformerConfig | ParticleNetConfig
 
-KINDS: Mapping[str, type[TransformerConfig] | type[ParticleNetConfig]] = MappingProxyType(
-    {config.kind: config for config in (TransformerConfig, ParticleNetConfig)}
+KINDS: Mapping[str, type[EncoderConfig]] = MappingProxyType(
+    {config.kind: config for config in (TransformerConfig, ParticleTransformerConfig, ParticleNetConfig)}
 )
 """Kinds of encoders, as they are called in the record of a model, and their settings."""
 
@@ -28,4 +29,6 @@ def build_encoder(config: EncoderConfig, n_features: int) -> JetEncoder:
     """
     if isinstance(config, ParticleNetConfig):
         return ParticleNet(config, n_features)
+    if isinstance(config, ParticleTransformerConfig):
+        return ParticleTransformer(config, n_features)
     return JetTransformer(config, n_features)

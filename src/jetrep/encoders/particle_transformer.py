@@ -13,17 +13,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jetrep.encoders.base import Encoded, JetEncoder
 from jetrep.encoders.dropout import dropout
 from jetrep.encoders.layers import build_norm
 from jetrep.encoders.packing import Packing, pack
 from jetrep.encoders.pairs import PairBias
-from jetrep.encoders.transformer import Encoded
 from jetrep.errors import InputError, at_least
 from jetrep.features import ModelInput
 
@@ -54,6 +54,8 @@ class ParticleTransformerConfig:
         drop_path: probability to leave out a branch of a block for a jet, in training (stochastic depth).
         trim: in training, cut the batch to a random quantile of multiplicities: the longest jets lose random particles.
     """
+
+    kind: ClassVar[str] = "particle_transformer"
 
     width: int = 128
     depth: int = 8
@@ -229,7 +231,7 @@ class _Block(nn.Module):
         return x
 
 
-class ParticleTransformer(nn.Module):
+class ParticleTransformer(JetEncoder):
     """Particle Transformer; see the module.
 
     Linear layers start as Xavier uniform with zero biases (queries, keys and values each for themselves); the last
