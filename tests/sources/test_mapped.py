@@ -302,6 +302,8 @@ def test_one_hot_labels(tmp_path):
     assert chunk.flags["other class"].tolist() == [False, True]  # a jet of a class that is not listed
     chunk = labelled(tmp_path, {"one_hot": ["is_a", "is_b"], "merge": {1: "b", 0: "all"}}, **columns)
     assert (chunk.jets.classes, chunk.jets.labels.tolist()) == (("b", "all"), [1, 0])
+    chunk = labelled(tmp_path, {"one_hot": ["is_a", "is_c"], "merge": {0: "a", 1: "c"}}, **columns)
+    assert chunk.flags["other class"].tolist() == [False, True]
     array = {"y": [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]}
     chunk = labelled(
         tmp_path,

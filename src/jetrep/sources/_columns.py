@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import awkward as ak
 import h5py
@@ -85,6 +85,9 @@ def nearest(name: str, names: Sequence[str]) -> str:
 class _Root(Tree):
     """A tree or RNTuple, with branches of any shape."""
 
+    def __enter__(self) -> Self:
+        return self
+
     def _find(self, name: str) -> Any:
         with _readable(self.file):
             kinds = self._directory.classnames(cycle=False).items()
@@ -115,7 +118,7 @@ class _Root(Tree):
         while start < stop:
             rows = min(CHUNK, stop - start)
             with _readable(self.file, f"entries {start} to {start + rows - 1}"):
-                arrays = next(steps, {})
+                arrays: dict[str, Any] = next(steps, {})
             part = {}
             for name in names:
                 with _readable(self.file, name):
@@ -182,6 +185,9 @@ class _Hdf5(Hdf5):
                 remedy=self.remedy,
             )
         return inner
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *error: object) -> None:
         self._file = self._whole
