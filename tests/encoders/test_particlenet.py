@@ -129,7 +129,7 @@ def test_equals_weaver_in_training_where_nothing_is_padded():
 
 
 def test_equals_weaver_on_real_jets(real_data):
-    """In double precision all jets agree; in single precision weaver's distances of close particles are rounded."""
+    """To the last digits in double precision, so the neighbours are the same; to rounding in single precision."""
     jets = weaver_jets(real_data / "jetclass" / "jetclass_10class_250_kin.npz")[:60]
     view = Features(WEAVER)(jets.batch())
     (ours, theirs), *_ = both(PARTICLENETS["standard"], view)
@@ -137,7 +137,9 @@ def test_equals_weaver_on_real_jets(real_data):
     torch.testing.assert_close(ours[0], theirs[0], atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(ours[1], theirs[1], atol=1e-9, rtol=1e-9)
     (ours, theirs), *_ = both(PARTICLENETS["standard"], view, dtype=torch.float32)
-    assert ((ours[0] - theirs[0]).abs().amax(1) < 1e-5).float().mean() > 0.9
+    torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=1e-5)
+    # A gradient is a sum over neighbours and may be small beside its terms.
+    torch.testing.assert_close(ours[1], theirs[1], atol=1e-5, rtol=1e-3)
 
 
 def test_running_statistics_are_those_of_real_particles_alone():

@@ -255,3 +255,18 @@ def test_published_weights_find_tops_with_measured_columns(published, real_data)
         right = {name: int((model.predict(jets).argmax(1) == jets.truth).sum()) for name, model in published.items()}
         assert abs(right["full"] - expected) <= 1
         assert right["full"] >= right["kinpid"] >= right["kin"]
+
+
+@pytest.mark.parametrize("name", ["kin", "full"])
+def test_published_weights_give_what_they_give_in_weaver(published, real_data, name):
+    file = "jetclass_10class_250_kin" if name == "kin" else "jetclass_top_leptonic_100_full"
+    jets, model = weaver_jets(real_data / "jetclass" / f"{file}.npz")[:100], published[name]
+    network = weaver_network(len(model.features.names))
+    state = torch.load(real_data / "weights" / f"ParticleNet_{name}.pt", map_location="cpu", weights_only=True)
+    network.load_state_dict({key.removeprefix("mod."): value for key, value in state.items()})
+    view = model.features(jets.batch())
+    with torch.no_grad():
+        ours = model.head(model.encoder([view])[0].cls)
+        theirs = network(view.angles.transpose(1, 2), view.features.transpose(1, 2), view.mask.unsqueeze(1))
+    # Logits go up to 20.
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
