@@ -51,9 +51,9 @@ class EarlyVeto(pythia8mc.UserHooks):  # type: ignore[misc]
     and most events of a steeply falling spectrum miss the window. Where the jet must contain the decay of a resonance,
     its quarks are known before they radiate, and an event in which they fly apart is stopped as well.
 
-    What it costs: jets whose pT rises by more than 2 to 6 % afterwards. Measured (`benchmarks/simulation.py`, 5000 events
-    each): 0.07 % of the top jets of jetnet; 1.1 to 1.8 % of QCD, top and W in jetclass; 1.4 to 2.6 % of QCD, top and Z
-    in toptagging; each ± 0.03 to 0.65.
+    What it costs: jets whose pT rises by more than 2 to 6 % afterwards. Measured (`benchmarks/simulation.py`, 5000
+    events each): 0.07 % of the top jets of jetnet; 1.1 to 1.8 % of QCD, top and W in jetclass; 1.4 to 2.6 % of QCD, top
+    and Z in toptagging; each ± 0.03 to 0.65.
 
     Pythia keeps no reference to a hook written in Python: keep one as long as Pythia generates.
 
