@@ -1,10 +1,5 @@
 """The verb `prepare`: no jet is lost, bad input is named, and nothing half-written remains."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -162,34 +157,6 @@ def test_selecting_from_unlabelled_jets(tmp_path, make_jets):
     file = save(tmp_path / "a.npz", make_jets([3, 4]))
     with pytest.raises(InputError, match="none, the jets are unlabelled"):
         prepare("arrays", [file], out=tmp_path / "s", select=["qcd"], quiet=True)
-
-
-RUN = "import sys; from jetrep.cli import main; sys.exit(main())"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_the_command_leaves_nothing(tmp_path, make_jets, number):
-    jets = make_jets([40] * 20_000)
-    save(tmp_path / "a.npz", jets)
-    files = [f"{i}.npz" for i in range(200)]  # minutes of work
-    for name in files:
-        os.link(tmp_path / "a.npz", tmp_path / name)
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, "prepare", "arrays", *files, "--out", "s", "--jets-per-shard", "5000"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "NUMBA_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".s.writing-*/shard-00001.arrow")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert {path.name for path in tmp_path.iterdir()} == {"a.npz", *files}
 
 
 def test_real_top_tagging_jets(real_data, tmp_path):

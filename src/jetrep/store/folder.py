@@ -19,7 +19,7 @@ from jetrep.errors import InputError
 from jetrep.store.manifest import MANIFEST
 
 __all__ = [
-    "DiskError",
+    "UnfinishedError",
     "check_target",
     "disk_errors",
     "locked",
@@ -34,8 +34,8 @@ __all__ = [
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class DiskError(InputError):
-    """The file system refuses; what was written so far is good, and can be continued when there is room again."""
+class UnfinishedError(InputError):
+    """The work could not be done, through no fault of the input: what was finished so far is good."""
 
 
 @contextmanager
@@ -43,16 +43,16 @@ def disk_errors(file: Path) -> Iterator[None]:
     """What the file system refuses, in the user's words.
 
     Raises:
-        DiskError: naming ``file``, for every OSError.
+        UnfinishedError: naming ``file``, for every OSError.
     """
     try:
         yield
     except OSError as problem:
         if problem.errno in _NO_SPACE:
-            raise DiskError(
+            raise UnfinishedError(
                 "the disk is full", file=file, remedy="free space or give a folder on another disk with --out"
             ) from problem
-        raise DiskError(
+        raise UnfinishedError(
             f"cannot be written ({problem.strerror or problem})",
             file=file,
             remedy="give a folder that can be written with --out",
