@@ -28,7 +28,7 @@ def store(tmp_path_factory):
 
 
 def test_a_tagger_from_scratch_learns(store, tmp_path):
-    run = finetune([store], out=tmp_path / "run", particlenet=CONFIG, epochs=5, **SETTINGS)
+    run = finetune([store], out=tmp_path / "run", encoder=CONFIG, epochs=5, **SETTINGS)
     model = load_model(run)
     assert isinstance(model.encoder, ParticleNet)
     assert model.config.encoder == CONFIG
@@ -42,7 +42,7 @@ def test_a_tagger_from_scratch_learns(store, tmp_path):
 
 
 def test_pretraining_and_fine_tuning(store, tmp_path):
-    run = pretrain([store], out=tmp_path / "run", particlenet=CONFIG, epochs=2, **SETTINGS)
+    run = pretrain([store], out=tmp_path / "run", encoder=CONFIG, epochs=2, **SETTINGS)
     # The norms of the encoder that is kept have seen jets.
     assert load_model(run).encoder.norm.running_mean.abs().max() > 0.1
     model = load_model(finetune([store], from_run=run, out=tmp_path / "tuned", epochs=2, **SETTINGS))
