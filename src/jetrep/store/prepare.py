@@ -213,6 +213,7 @@ class _Making:
 
     def parts(self, job: Job, settings: dict[str, Any], tell: Callable[[str], None]) -> list[Record]:
         """Make the parts that are not finished yet."""
+        job = replace(job, threads=1) if self.workers else job  # who asks for a process means a core
         parts = split_rows(job.source.rows, settings["jets_per_shard"])
         finished = load_records(job, parts)
         rows = sum(parts[number].rows for number in finished)
