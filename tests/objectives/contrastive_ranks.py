@@ -24,8 +24,8 @@ from random_jets import random_jets
 
 BATCH, WORLD = 8, 2
 CLASSES = ("a", "b", "c", "d")
-# The only jets of class c, and of class d, are on one rank each; the pairs of class b on two.
-LABELS = np.array([0, 1, 1, 0, 2, 0, 0, 3])
+# The only jets of class c, and of class d, are both on the first rank; classes a and b are on both.
+LABELS = np.array([0, 1, 1, 0, 2, 0, 3, 1])
 JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40]).with_labels(LABELS, CLASSES)
 MODULES = {
     "jetclr": (JetCLR, JetCLRConfig()),
@@ -46,7 +46,7 @@ def losses(rank: int | None) -> dict[str, torch.Tensor]:
     cases = {
         "nt-xent": (2, lambda z, y: nt_xent_loss(z, 0.1)),
         "supcon": (2, lambda z, y: supcon_loss(z, y, 0.1)),
-        # Classes c and d have no positive; their anchors are shared unevenly.
+        # Classes c and d have no positive: two anchors on the first rank, four on the second.
         "one view": (1, lambda z, y: supcon_loss(z, y, 0.1)),
         # All jets of this rank are of one class, but not those of the other.
         "one class a rank": (2, lambda z, y: supcon_loss(z, torch.arange(BATCH)[part(rank)] % 2, 0.1)),
