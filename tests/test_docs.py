@@ -60,8 +60,8 @@ COMMANDS = [
 
 
 @cache
-def parser_of(verb: str) -> Any:
-    return cli._parser(verb, getattr(importlib.import_module(cli.VERBS[verb][0]), verb))
+def parser_of(verb: str, arguments: tuple[str, ...] = ()) -> Any:
+    return cli._parser(verb, vars(importlib.import_module(cli.VERBS[verb][0]))[verb], arguments)
 
 
 def refusal(line: str, capsys: pytest.CaptureFixture) -> str | None:
@@ -72,7 +72,8 @@ def refusal(line: str, capsys: pytest.CaptureFixture) -> str | None:
     if words[0] not in cli.VERBS:
         return f"there is no verb {words[0]}"
     try:
-        parser_of(words[0]).parse_args(cli._resolve(words[1:]))
+        arguments = cli._resolve(words[1:])
+        parser_of(words[0], tuple(arguments)).parse_args(arguments)
     except argparse.ArgumentError as problem:
         return str(problem)
     except SystemExit as stop:

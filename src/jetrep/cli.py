@@ -10,16 +10,17 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+import yaml
 from docstring_parser import parse
 
 from jetrep import __version__
-from jetrep.errors import JetrepError
+from jetrep.errors import InputError, JetrepError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -97,10 +98,32 @@ def _resolve(arguments: list[str]) -> list[str]:
     return resolved
 
 
-def _config_files(arguments: list[str]) -> list[str]:
+def _config_files(arguments: Sequence[str]) -> list[str]:
     """The YAML files among resolved arguments."""
     apart = [value for name, value in pairwise(arguments) if name == "--config"]
     return apart + [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+
+
+def _kinds(annotation: Any) -> dict[str, type]:
+    """For an option whose settings depend on its kind (a union of dataclasses), these by the name of the kind."""
+    return {member.kind: member for member in get_args(annotation) if hasattr(member, "kind")}
+
+
+def _kind_given(option: str, arguments: Sequence[str]) -> str | None:
+    """The kind that the arguments, or else the YAML files among them, name: what else they may say depends on it."""
+    kind = None
+    for file in _config_files(arguments):
+        try:
+            settings = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get(option)
+            kind = settings.get("kind", kind)
+        except (OSError, ValueError, AttributeError, yaml.YAMLError):
+            continue  # the parser tells what is wrong with it
+    for name, value in pairwise([*arguments, ""]):
+        if name == f"--{option}.kind":
+            kind = value
+        elif name.startswith(f"--{option}.kind="):
+            kind = name.partition("=")[2]
+    return kind
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -153,11 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
+def _parser(verb: str, function: Callable[..., Any], arguments: Sequence[str] = ()) -> ArgumentParser:
     """The parser of one verb, from the signature and docstring of its function.
 
-    jsonargparse does the work; on top of it, lists are written ``--on A B`` instead of ``--on '["A", "B"]'``, and
-    switches ``--quiet`` instead of ``--quiet true``.
+    jsonargparse does the work; on top of it, lists are written ``--on A B`` instead of ``--on '["A", "B"]'``, switches
+    ``--quiet`` instead of ``--quiet true``, and an option of several kinds has the settings of the one that is given.
     """
     from jsonargparse import ActionYesNo, ArgumentParser
 
@@ -168,7 +191,11 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
         parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documentation.params
     }
     parser = ArgumentParser(
-        prog=f"jetrep {verb}", usage=_usage(verb, function), description=summary, exit_on_error=False
+        prog=f"jetrep {verb}",
+        usage=_usage(verb, function),
+        description=summary,
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file, or the name of a recipe")
     types = get_type_hints(function)
@@ -177,6 +204,18 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
         # Of "list[X] | None", the list is what the user writes.
         alternatives = [t for t in (types[name], *get_args(types[name])) if get_origin(t) is list]
         settings: dict[str, Any] = {"help": help_of.get(name)}
+        if kinds := _kinds(types[name]):
+            kind = _kind_given(name, arguments)
+            if kind is not None and kind not in kinds:
+                raise InputError(
+                    f"there is no {name} of kind '{kind}'", field=f"{name}.kind", remedy=f"known: {', '.join(kinds)}"
+                )
+            default = parameter.default if kind in (None, parameter.default.kind) else kinds[kind]()
+            settings |= {"type": type(default), "default": default}
+            settings["help"] = f"{settings['help']} Kinds: {', '.join(kinds)} (--{name}.kind KIND --help)."
+            parser.add_argument(f"--{name}", **settings)
+            own.add(name)
+            continue
         if alternatives:
             settings |= {"nargs": "+", "type": get_args(alternatives[0])[0]}
         elif types[name] is bool:
@@ -216,7 +255,7 @@ def _run(verb: str, arguments: list[str]) -> Any:
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     function = getattr(importlib.import_module(VERBS[verb][0]), verb)
-    parser = _parser(verb, function)
+    parser = _parser(verb, function, arguments)
     settings = parser.instantiate(parser.parse_args(arguments)).as_dict()
     settings.pop("config", None)
     with orderly_termination():

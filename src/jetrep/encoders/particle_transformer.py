@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,8 @@ class ParticleTransformerConfig:
         dropout: of attention, activations and branches of the particle blocks, in training.
         drop_path: probability to leave out a branch of a block for a jet, in training (stochastic depth).
         trim: in training, cut the batch to a random quantile of multiplicities: the longest jets lose random particles.
+        kind: tells the kinds of encoders apart.
     """
-
-    kind: ClassVar[str] = "particle_transformer"
 
     width: int = 128
     depth: int = 8
@@ -75,6 +74,7 @@ class ParticleTransformerConfig:
     dropout: float = 0.1
     drop_path: float = 0.0
     trim: bool = True
+    kind: Literal["particle_transformer"] = "particle_transformer"
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads"):

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,21 +44,21 @@ class ParticleNetConfig:
     Attributes:
         neighbours: neighbours of a particle.
         channels: for each edge convolution the widths of its layers.
+        kind: tells the kinds of encoders apart.
     """
-
-    kind: ClassVar[str] = "particlenet"
 
     neighbours: int = 16
     channels: tuple[tuple[int, ...], ...] = ((64, 64, 64), (128, 128, 128), (256, 256, 256))
+    kind: Literal["particlenet"] = "particlenet"
 
     def __post_init__(self) -> None:
-        at_least(1, **{"particlenet.neighbours": self.neighbours})
+        at_least(1, **{"encoder.neighbours": self.neighbours})
         if not self.channels or not all(self.channels):
             raise InputError(
-                "there is no layer", field="particlenet.channels", remedy="give at least one width for each block"
+                "there is no layer", field="encoder.channels", remedy="give at least one width for each block"
             )
         for width in (width for block in self.channels for width in block):
-            at_least(1, **{"particlenet.channels": width})
+            at_least(1, **{"encoder.channels": width})
 
     @property
     def width(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,8 @@ class TransformerConfig:
         r_scale: median radius of particles in standardised units, for the polar grid.
         r_max: their 99th percentile.
         dropout: on the branches of the blocks, in training.
+        kind: tells the kinds of encoders apart.
     """
-
-    kind: ClassVar[str] = "transformer"
 
     width: int = 256
     depth: int = 8
@@ -63,6 +62,7 @@ class TransformerConfig:
     r_scale: float = 0.96
     r_max: float = 5.6
     dropout: float = 0.0
+    kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "mlp_hidden", "position_bins"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 from jetrep.encoders import Pooling
 from jetrep.errors import InputError, at_least
@@ -45,8 +45,6 @@ class ContrastiveConfig:
             counted from 1.
     """
 
-    kind: ClassVar[str]
-
     temperature: float = 0.1
     head: ProjectorConfig = ProjectorConfig()
     monitor_every: int = 10
@@ -67,11 +65,11 @@ class JetCLRConfig(ContrastiveConfig):
         monitor_every: alignment, uniformity and the signs of collapse are among the metrics of every such step,
             counted from 1.
         augmentation: how views are made.
+        kind: tells the kinds of objectives apart.
     """
 
-    kind: ClassVar[str] = "jetclr"
-
     augmentation: AugmentationConfig = AugmentationConfig()
+    kind: Literal["jetclr"] = "jetclr"
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,11 @@ class SupConConfig(ContrastiveConfig):
         monitor_every: alignment, uniformity and the signs of collapse are among the metrics of every such step,
             counted from 1.
         augmentation: how views are made.
+        kind: tells the kinds of objectives apart.
     """
 
-    kind: ClassVar[str] = "supcon"
-
     augmentation: AugmentationConfig = AugmentationConfig()
+    kind: Literal["supcon"] = "supcon"
 
 
 @dataclass(frozen=True)
@@ -104,12 +102,12 @@ class JetCLRScaleConfig(ContrastiveConfig):
             drawn, and one scale of each.
         max_rapidity: each view is put at a random azimuth and a random rapidity of the jet within ± this; None leaves
             jets where they are.
+        kind: tells the kinds of objectives apart.
     """
-
-    kind: ClassVar[str] = "jetclr-scale"
 
     tiers: tuple[tuple[int, ...], ...] = ((2, 3, 4), (6, 8), (16, ALL))
     max_rapidity: float | None = 2.0
+    kind: Literal["jetclr_scale"] = "jetclr_scale"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -59,6 +59,7 @@ class SelfDistillationConfig:
             has no more particles than either of the scales. Such pairs teach nothing about scale; they are counted
             in the metric ``identical_pairs`` in any case.
         monitor_every: the collapse monitors are among the metrics of every such step, counted from 1.
+        kind: tells the kinds of objectives apart.
     """
 
     teacher_scales: tuple[int, ...] = (6, 8, 16)
@@ -78,6 +79,7 @@ class SelfDistillationConfig:
     head: HeadConfig = HeadConfig()
     skip_identical_views: bool = False
     monitor_every: int = 10
+    kind: Literal["self_distillation"] = "self_distillation"
 
     def __post_init__(self) -> None:
         for name in ("teacher_scales", "student_scales"):

@@ -27,7 +27,7 @@ _PRONG = 0.05
 # The closer to the edge, the fewer events are generated in vain. Tops radiate out of their jets when they decay, which
 # the veto has not seen yet, so that their jets rather lose pT (2 % in the median) than gain it, and need less room
 # below; the wider the window, the fewer of its jets stand at the edge.
-_LOW_OF = {("jetclass", 6): 0.98, ("toptagging", 6): 0.95}
+_LOW_OF: dict[tuple[str, int | None], float] = {("jetclass", 6): 0.98, ("toptagging", 6): 0.95}
 
 # Partons below (GeV) do not move a jet of hundreds of GeV.
 _PARTON_PT = 10.0

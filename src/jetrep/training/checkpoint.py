@@ -43,7 +43,6 @@ def save_model(model: JetModel, run: Path, *, provenance: Mapping[str, Any]) -> 
         InputError: if the disk refuses.
     """
     config = asdict(model.config)
-    config["encoder"] = {"kind": model.config.encoder.kind, **config["encoder"]}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     record = {
         "format": "jetrep-model",
@@ -127,7 +126,7 @@ def _model_config(record: Mapping[str, Any], file: Path) -> ModelConfig:
         settings = dict(record["config"])
         encoder = dict(settings.pop("encoder"))
         # Records from before there were several kinds do not name theirs.
-        kind = encoder.pop("kind", "transformer")
+        kind = encoder.get("kind", "transformer")
         if kind not in KINDS:
             raise InputError(
                 f"there is no encoder of kind {kind!r}", file=file, field="encoder", remedy=f"known: {', '.join(KINDS)}"

@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from jetrep.encoders.base import Pooling
-from jetrep.encoders.particlenet import ParticleNetConfig
-from jetrep.encoders.transformer import SIZES, TransformerConfig
+from jetrep.encoders.build import EncoderConfig
+from jetrep.encoders.transformer import SIZES
 from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import Jets
@@ -35,8 +35,7 @@ def finetune(
     *,
     out: Path,
     from_run: Path | Literal["none"] = "none",
-    encoder: TransformerConfig = SIZES["laptop"],
-    particlenet: ParticleNetConfig | None = None,
+    encoder: EncoderConfig = SIZES["laptop"],
     features: FeatureConfig = FeatureConfig(),
     head: ClassifierConfig = ClassifierConfig(),
     pooling: Pooling = "cls+mean",
@@ -68,7 +67,6 @@ def finetune(
         out: folder of the run.
         from_run: folder of a pretrained run, or "none" for supervised training from scratch. Also written --from.
         encoder: architecture, for training from scratch; otherwise that of the pretrained run is used.
-        particlenet: train a ParticleNet of this shape from scratch, instead of the transformer.
         features: features, for training from scratch; otherwise those of the pretrained run are used.
         head: classifier head; without hidden layers it is linear.
         pooling: what the head sees: class token, mean over particles, or both.
@@ -94,8 +92,6 @@ def finetune(
         The folder of the run.
     """
     settings = run_settings("finetune", locals())
-    if particlenet is None:
-        del settings["particlenet"]
     at_least(1, epochs=epochs, batch_size=batch_size, patience=patience)
     at_least(0, encoder_lr=encoder_lr, seed=seed)
     if not 0 < validation < 1:
@@ -118,7 +114,7 @@ def finetune(
         # Initial weights are drawn under the seed of the run, and the caller's random state is left alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            source = JetModel(ModelConfig(features, particlenet or encoder), Features(features, fit_on=jets))
+            source = JetModel(ModelConfig(features, encoder), Features(features, fit_on=jets))
     else:
         source = load_model(pretrained)
     model = _tagger(source, head, pooling, n_subjets, max_particles, jets.classes, seed)

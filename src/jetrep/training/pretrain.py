@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 
 from jetrep.encoders.build import EncoderConfig, build_encoder
-from jetrep.encoders.particlenet import ParticleNetConfig
-from jetrep.encoders.transformer import SIZES, TransformerConfig
+from jetrep.encoders.transformer import SIZES
 from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
-from jetrep.objectives.self_distillation import PRESETS, SelfDistillation, SelfDistillationConfig
+from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
+from jetrep.objectives.self_distillation import PRESETS
 from jetrep.training.batches import LoadingConfig, ShuffledBatches
 from jetrep.training.data import open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
@@ -29,9 +29,8 @@ def pretrain(
     *,
     out: Path,
     features: FeatureConfig = FeatureConfig(),
-    encoder: TransformerConfig = SIZES["laptop"],
-    particlenet: ParticleNetConfig | None = None,
-    objective: SelfDistillationConfig = PRESETS["small_batch"],
+    encoder: EncoderConfig = SIZES["laptop"],
+    objective: ObjectiveConfig = PRESETS["small_batch"],
     optimizer: OptimizerConfig = OptimizerConfig(lr=3e-3, layer_decay=0.9),
     epochs: int = 10,
     batch_size: int = 128,
@@ -44,19 +43,18 @@ def pretrain(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Learn a representation of jets without labels.
+    """Learn a representation of jets, without labels unless the objective needs them.
 
     Writes to the folder OUT: model.safetensors and model.json (the encoder, for finetune, probe and embed),
     metrics.jsonl and training.png, TensorBoard files, and the state from which the same command resumes if it was
     stopped.
 
     Args:
-        data: stores with the jets; labels, if any, are not used.
+        data: stores with the jets; labels, if any, are used by objectives that need them (supcon).
         out: folder of the run.
         features: particle features and their standardisation.
         encoder: architecture.
-        particlenet: train a ParticleNet of this shape, instead of the transformer.
-        objective: self-distillation between renormalisation-group views.
+        objective: what is learned; RINO's self-distillation between renormalisation-group views by default.
         optimizer: AdamW and its schedule.
         epochs: passes over the jets.
         batch_size: jets per step, over all devices.
@@ -73,17 +71,14 @@ def pretrain(
         The folder of the run.
     """
     settings = run_settings("pretrain", locals())
-    if particlenet is None:
-        del settings["particlenet"]
-    architecture: EncoderConfig = particlenet or encoder
     at_least(1, epochs=epochs, batch_size=batch_size, max_particles=max_particles)
     at_least(0, seed=seed)
-    scales = (*objective.teacher_scales, *objective.student_scales)
-    if features.columns and any(scales) and (objective.dino_weight or objective.koleo_weight):
+    needs = needs_of(objective)
+    if features.columns and not needs.measured:
         raise InputError(
-            f"the feature set '{features.names}' needs {', '.join(features.columns)}, which subjets lack",
+            f"the feature set '{features.names}' needs {', '.join(features.columns)}, which the objective's views lack",
             field="features.names",
-            remedy="choose the features 'kin', or the loss iBOT alone, which sees particles",
+            remedy="choose the features 'kin', or an objective that looks at particles as they are",
         )
     run = RunFolder(out, settings, overwrite=overwrite)
     if run.finished:
@@ -93,8 +88,8 @@ def pretrain(
         data,
         classes=classes,
         max_jets=max_jets,
-        labelled=None if classes or loading.balance.startswith("classes") else False,
-        history=any(scales),
+        labelled=True if needs.labels else None if classes or loading.balance.startswith("classes") else False,
+        history=needs.history,
         columns=features.columns,
         max_particles=max_particles,
     )
@@ -109,7 +104,7 @@ def pretrain(
         torch.manual_seed(seed)
         fit_on = jets.sample(20_000) if features.standardization == "data" else None
         inputs = Features(features, fit_on=fit_on)
-        module = SelfDistillation(inputs, build_encoder(architecture, len(inputs.names)), objective)
+        module = build_objective(objective, inputs, build_encoder(encoder, len(inputs.names)))
     batches = ShuffledBatches(jets, batch_size, seed, loading=loading, weights=weights)
     start = time.monotonic()
     fit(
@@ -124,7 +119,7 @@ def pretrain(
         quiet=quiet,
     )
     model = JetModel(
-        ModelConfig(features=features, encoder=architecture, max_particles=max_particles),
+        ModelConfig(features=features, encoder=encoder, max_particles=max_particles),
         module.features,
         module.encoder,
     )

@@ -1,0 +1,85 @@
+"""Any encoder with any objective, from the command line: kinds are chosen by name, and each has settings of its own."""
+
+import re
+
+import pytest
+import yaml
+
+from jetrep.cli import main
+from jetrep.encoders.build import KINDS
+from jetrep.errors import InputError
+from jetrep.features import FeatureConfig
+from jetrep.objectives.build import OBJECTIVES
+from jetrep.objectives.contrastive_config import SupConConfig
+from jetrep.training.checkpoint import load_model
+from jetrep.training.pretrain import pretrain
+from prong_jets import prong_jets, write_store
+
+SMALL = {
+    "transformer": ["--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
+    "particle_transformer": ["--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
+    "particlenet": ["--encoder.neighbours", "3", "--encoder.channels", "[[8], [8]]"],
+}
+COMMON = ["--batch_size", "32", "--epochs", "1", "--engine.accelerator", "cpu", "--engine.logger", "none", "--quiet"]
+KINDS_OF_OBJECTIVES = [config().kind for config in OBJECTIVES]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("data") / "train", prong_jets(96))
+
+
+@pytest.mark.parametrize("objective", KINDS_OF_OBJECTIVES)
+@pytest.mark.parametrize("encoder", list(SMALL))
+def test_every_encoder_learns_from_every_objective(store, tmp_path, encoder, objective):
+    out = tmp_path / "run"
+    chosen = ["--encoder.kind", encoder, *SMALL[encoder], "--objective.kind", objective]
+    assert main(["pretrain", str(store), "--out", str(out), *chosen, *COMMON]) == 0
+    model = load_model(out)
+    assert model.config.encoder.kind == encoder
+    assert model.config.encoder.width == 8
+    assert model.embed(prong_jets(8, seed=1)).shape[0] == 8
+
+
+def test_all_kinds_are_among_the_combinations():
+    assert set(SMALL) == set(KINDS)
+    assert len(set(KINDS_OF_OBJECTIVES)) == len(OBJECTIVES)
+
+
+def test_a_recipe_names_the_kind_and_the_command_line_goes_before(store, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"encoder": {"kind": "particlenet", "neighbours": 5, "channels": [[8], [6]]}}))
+    command = ["pretrain", str(store), "--config", str(recipe), *COMMON, "--objective.kind", "jetclr"]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    assert load_model(tmp_path / "a").config.encoder.neighbours == 5
+    assert main([*command, "--encoder.neighbours", "4", "--out", str(tmp_path / "b")]) == 0
+    assert load_model(tmp_path / "b").config.encoder.neighbours == 4
+
+
+def test_help_shows_the_settings_of_the_kind(capsys):
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--encoder.kind", "particlenet", "--help"])
+    shown = capsys.readouterr().out
+    assert "--encoder.neighbours" in shown
+    assert "--encoder.mlp_hidden" not in shown
+    assert re.search(r"Kinds: transformer,\s+particle_transformer, particlenet", shown)
+
+
+def test_an_unknown_kind_and_a_setting_of_another_kind_are_refused(store, tmp_path, capsys):
+    command = ["pretrain", str(store), "--out", str(tmp_path / "run"), *COMMON]
+    assert main([*command, "--encoder.kind", "perceiver"]) == 1
+    assert "there is no encoder of kind 'perceiver'; known: transformer" in capsys.readouterr().err
+    assert main([*command, "--encoder.kind", "particlenet", "--encoder.heads", "2"]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_are_asked_for_where_they_are_needed(tmp_path):
+    unlabelled = write_store(tmp_path / "data", prong_jets(64).with_labels(None))
+    with pytest.raises(InputError, match="unlabelled"):
+        pretrain([unlabelled], out=tmp_path / "run", objective=SupConConfig(), quiet=True)
+
+
+def test_columns_that_augmented_jets_lack_are_refused(store, tmp_path):
+    features = FeatureConfig("kinpid", "weaver")
+    with pytest.raises(InputError, match="the objective's views lack"):
+        pretrain([store], out=tmp_path / "run", features=features, objective=SupConConfig(), quiet=True)
