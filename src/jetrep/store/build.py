@@ -159,7 +159,7 @@ class _Pile:
             if name not in self._files:
                 self._files[name] = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - lives as long as the pile
             for values in parts:
-                self._files[name].write(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+                self._files[name].write(values.tobytes())
             parts.clear()
         self._bytes = 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import signal
 import threading
@@ -27,15 +29,17 @@ _GO_ON = "the same command goes on where this one ended"
 
 
 class Crew(Protocol):
-    """Makes parts, any number at a time.
+    """Makes parts, any number at a time."""
 
-    Attributes:
-        place: how many parts may be under way; more than there are hands, so that nobody waits for this process.
-        reports: whether it tells of rows while it reads them.
-    """
+    @property
+    def place(self) -> int:
+        """How many parts may be under way: more than there are hands, so that nobody waits for this process."""
+        ...
 
-    place: int
-    reports: bool
+    @property
+    def reports(self) -> bool:
+        """Whether it tells of rows while it reads them."""
+        ...
 
     def submit(self, job: Job, part: Part, limit: int | None) -> Future[Record]:
         """Begin a part (see `make_part`)."""
@@ -222,7 +226,7 @@ class _Dask:
     @property
     def place(self) -> int:
         # Clusters grow and shrink.
-        return max(2, 2 * sum(self._client.nthreads().values()))
+        return max(2, 2 * int(sum(self._client.nthreads().values())))
 
     def submit(self, job: Job, part: Part, limit: int | None) -> Future[Record]:
         future: Future[Record] = self._pool.submit(make_part, replace(job, threads=1), part, limit)
@@ -244,7 +248,7 @@ def dask(address: str) -> Iterator[Crew]:
         InputError: if Dask is not installed, no scheduler answers, or the cluster fails.
     """
     try:
-        import distributed
+        distributed: Any = importlib.import_module("distributed")
     except ImportError:
         raise InputError(
             "Dask is not installed", field="dask", remedy="install it with pip install 'jetrep[dask]'"
@@ -256,6 +260,11 @@ def dask(address: str) -> Iterator[Crew]:
             f"no Dask scheduler answers at {address}", field="dask", remedy="give the address that the scheduler prints"
         ) from problem
     crew = _Dask(client)
+    # A scheduler that is lost is told in one line below; Dask would print its own tracebacks before that.
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield crew
     except (CancelledError, distributed.KilledWorker, distributed.comm.CommClosedError) as problem:
@@ -267,3 +276,5 @@ def dask(address: str) -> Iterator[Crew]:
     finally:
         with suppress(OSError, CancelledError, TimeoutError):
             crew.end()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -126,7 +126,7 @@ def _sums(job: Job, records: Sequence[Record], *, whole: bool) -> tuple[list[int
 
 def _take_over(job: Job, records: Sequence[Record], target: Path, *, number: int, file: int) -> list[Shard]:
     """Give the shards of the parts a second name in ``target``, numbered from ``number`` on, files from ``file`` on."""
-    shards = []
+    shards: list[Shard] = []
     for record in records:
         if record.shard is None:
             continue
