@@ -81,6 +81,37 @@ def test_the_record_names_the_origin(imported):
     assert model_record(run)["config"]["encoder"]["kind"] == "particlenet"
 
 
+@pytest.mark.parametrize("names", ["kin", "full"])
+@pytest.mark.parametrize("older", [False, True])
+def test_particle_transformer_says_what_weavers_says(tmp_path, names, older):
+    module = pytest.importorskip("weaver.nn.model.ParticleTransformer")
+    n = len(FEATURE_SETS[names])
+    torch.manual_seed(0)
+    network = module.ParticleTransformer(n, 10, use_pre_activation_pair=False, trim=False).eval()
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.running_mean.normal_(0, 0.2)
+            part.running_var.uniform_(0.5, 2)
+
+    def spell(state):
+        if older:
+            for name in [name for name in state if "in_proj." in name]:
+                state[name.replace("in_proj.", "in_proj_")] = state.pop(name)
+
+    run = import_weights("weaver", saved(network, tmp_path / "w.pt", spell), out=tmp_path / "run", quiet=True)
+    model = load_model(run)
+    assert model.config.features == FeatureConfig(names, "weaver", signed_eta=True)
+    assert "2202.03772" in json.dumps(model_record(run)["provenance"])
+    rng = np.random.default_rng(0)
+    jets = random_jets([40, 5, 1, 60])
+    columns = {name: rng.normal(size=len(jets.p4)).astype(np.float32) for name in model.config.features.columns}
+    jets = replace(jets, measured=columns)
+    view = model.features(jets.batch())
+    with torch.no_grad():
+        logits = network(view.features.mT, view.p4.mT[:, [1, 2, 3, 0]], view.mask.unsqueeze(1))
+    np.testing.assert_allclose(model.predict(jets), logits.softmax(-1), atol=1e-5)
+
+
 def test_every_verb_accepts_an_imported_model(imported, tmp_path):
     _, run = imported
     jets = prong_jets(60, classes=("QCD", "Tbqq"))
