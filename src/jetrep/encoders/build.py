@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from jetrep.encoders.base import JetEncoder
+from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
 from jetrep.encoders.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from jetrep.encoders.particlenet import ParticleNet, ParticleNetConfig
 from jetrep.encoders.transformer import JetTransformer, TransformerConfig
 
 __all__ = ["KINDS", "EncoderConfig", "build_encoder"]
 
-EncoderConfig = TransformerConfig | ParticleTransformerConfig | ParticleNetConfig
+EncoderConfig = TransformerConfig | ParticleTransformerConfig | ParticleNetConfig | LorentzConfig
 
 KINDS: Mapping[str, type[EncoderConfig]] = MappingProxyType(
-    {config.kind: config for config in (TransformerConfig, ParticleTransformerConfig, ParticleNetConfig)}
+    {config.kind: config for config in (TransformerConfig, ParticleTransformerConfig, ParticleNetConfig, LorentzConfig)}
 )
 """Kinds of encoders, as they are called in the record of a model, and their settings."""
 
@@ -31,4 +32,6 @@ def build_encoder(config: EncoderConfig, n_features: int) -> JetEncoder:
         return ParticleNet(config, n_features)
     if isinstance(config, ParticleTransformerConfig):
         return ParticleTransformer(config, n_features)
+    if isinstance(config, LorentzConfig):
+        return LorentzEncoder(config, n_features)
     return JetTransformer(config, n_features)
