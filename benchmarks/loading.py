@@ -10,8 +10,9 @@ that read ahead. Ours are given for batches padded to 128, as weaver's, and to t
 The ratio is that of the same work: four-vectors, mask and 7 standardised features, padded to 128, ours against
 weaver's fastest.
 
-Then a store several times as large, evicted from the page cache before each epoch, in small windows: the rate at which
-the disk gives it, and how far memory grows. And how well windows mix a store that is sorted by class.
+Then a store several times as large in small windows, evicted from the page cache before each epoch and not: rates, and
+how far memory grows. How well windows mix a store that is sorted by class. And the rate at which such jets are prepared
+from ROOT files with clustering (see preparation.py).
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from typing import Any
 
 import numpy as np
 
-from _harness import Timing, command_line, outcome, publish
+from _harness import Timing, alternate, command_line, outcome, publish
 
 BATCH, WIDTH = 512, 128
 SCALES = (6, 8, 16, 2, 3, 4)
 CLASSES = ("qcd", "top")
-LAGS = (1, 16, BATCH, 4 * BATCH)
+LAGS = (1, BATCH, 4 * BATCH)
 
 # Contenders, by name: what is computed, and settings of the loader.
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "four-vectors, 128": ("p4", {"width": WIDTH}),
     "four-vectors": ("p4", {}),
+    "four-vectors, history": ("history", {}),
     "7 features, 128": ("features", {"width": WIDTH}),
     "7 features": ("features", {}),
     "7 features, bucketed": ("features", {"bucket": 16}),
@@ -165,11 +167,11 @@ def ours(folder: Path, name: str, **more: Any) -> Iterator[int]:
 
     work, settings = OURS[name]
     features = Features(FeatureConfig())
-    pool = open_pool([folder], history="view" in work)
+    pool = open_pool([folder], history=work not in ("p4", "features"))
     batches = ShuffledBatches(pool, BATCH, loading=LoadingConfig(**settings, **more))
     with torch.inference_mode():
         for step, batch in enumerate(batches.from_step(0), 1):
-            if work != "p4":
+            if work in ("features", "views", "view features"):
                 features(batch)
             if work == "views":
                 for n in SCALES:
@@ -205,11 +207,11 @@ def contend(folder: Path, name: str, n_jets: int, large: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
-    small = {"block": 256, "window": 16} if large else {}
+    small = {"window": 16} if large else {}
     store = folder / ("large" if large else "store")
     stream = weaver(folder, name, n_jets) if name in WEAVER else ours(store, name, **small)
-    for _ in sys.stdin:
-        if large:
+    for line in sys.stdin:
+        if line.strip() == "evict":
             evict(store)
         start = time.perf_counter(), time.process_time()
         n = sum(iter(lambda: next(stream), 0))
@@ -251,11 +253,11 @@ class Contender:
         )
         self.name = name
 
-    def epoch(self) -> dict[str, float]:
-        """Jets, seconds, and peak memory so far."""
+    def epoch(self, first: str = "") -> dict[str, float]:
+        """Jets, seconds, and peak memory so far; ``first`` is what is to be done before."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{first}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
@@ -290,7 +292,7 @@ def compare(
 
 
 def beyond_memory(folder: Path, n_jets: int, repetitions: int) -> dict[str, float]:
-    """A store read from the disk in small windows: rate, and growth of memory over epochs."""
+    """A store read in windows much smaller than it: rates from the disk and from the page cache, growth of memory."""
     store = folder / "large"
     size = sum(file.stat().st_size for file in store.glob("*.arrow")) / 1e6
     raw = []
@@ -302,20 +304,56 @@ def beyond_memory(folder: Path, n_jets: int, repetitions: int) -> dict[str, floa
                 while stream.read(1 << 22):
                     pass
         raw.append(time.perf_counter() - start)
-    contender = Contender(folder, "7 features, 6 views", n_jets, large=True)
-    epochs = [contender.epoch() for _ in range(repetitions + 1)]
+    contender = Contender(folder, "four-vectors, history", n_jets, large=True)
+    first = contender.epoch()
+    epochs = {what: [contender.epoch(what) for _ in range(repetitions)] for what in ("evict", "")}
     contender.close()
-    wall = float(np.median([epoch["wall"] for epoch in epochs[1:]]))
-    # What is read: four-vectors and merge histories, without distances and observers.
+    cold, warm = (float(np.median([epoch["wall"] for epoch in epochs[what]])) for what in ("evict", ""))
     return {
         "store_mb": size,
-        "window_jets": 256 * 16,
-        "jets_per_wall_s": epochs[0]["jets"] / wall,
-        "store_mb_per_s": size / wall,
-        "disk_mb_per_s": size / float(np.median(raw)),
-        "rss_mb": epochs[-1]["rss"],
-        "rss_growth_after_first_epoch_mb": epochs[-1]["rss"] - epochs[0]["rss"],
+        "windows": first["jets"] / (16 * 1024),
+        "from_disk_jets_per_wall_s": first["jets"] / cold,
+        "from_disk_mb_per_s": size / cold,
+        "from_cache_jets_per_wall_s": first["jets"] / warm,
+        "disk_alone_mb_per_s": size / float(np.median(raw)),
+        "rss_mb": epochs[""][-1]["rss"],
+        "rss_growth_after_first_epoch_mb": epochs[""][-1]["rss"] - first["rss"],
     }
+
+
+_IMPORTS = """
+from loading import memory
+import torch
+parts = {"torch": memory("VmRSS")}
+import jetrep.features, jetrep.training.batches, jetrep.training.data
+parts["torch, jetrep and what it needs"] = memory("VmRSS")
+from numba.core import entrypoints, registry
+entrypoints._already_initialized = True
+registry.cpu_target.typing_context.refresh(), registry.cpu_target.target_context.refresh()
+parts["and numba's compiler"] = memory("VmRSS")
+entrypoints._already_initialized = False
+entrypoints.init_all()
+parts["and what other packages hook into numba"] = memory("VmRSS")
+import json
+print(json.dumps(parts))
+"""
+
+
+def imports() -> dict[str, float]:
+    """Megabytes before a store is opened, as they add up."""
+    folder = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", _IMPORTS], cwd=folder, capture_output=True, text=True, check=True)
+    parts: dict[str, float] = json.loads(done.stdout)
+    return parts
+
+
+def preparing(folder: Path, jets: Any, repetitions: int) -> float:
+    """Jets prepared from ROOT with the whole schema of JetClass, per second of processor time."""
+    from preparation import preparation, write_root
+
+    write_root(folder / "full.root", jets)
+    work = preparation(folder / "full.root", folder / "prepared")
+    return len(jets) / alternate({"": work}, repetitions=repetitions, clock="cpu")[""].seconds
 
 
 def mixing(seed: int = 0) -> dict[str, dict[str, float]]:
@@ -404,6 +442,7 @@ def main() -> None:
         (folder / "kin.yaml").write_text(WEAVER_CONFIG)
         timings, found = compare(folder, [*OURS, *WEAVER], len(jets), args.repetitions)
         large = beyond_memory(folder, len(jets), min(3, args.repetitions))
+        prepared = preparing(folder, jets, min(3, args.repetitions))
     rates = {name: found[name]["jets"] / timing.seconds for name, timing in timings.items()}
     wall = {name: found[name]["jets"] / float(np.median(timing.wall)) for name, timing in timings.items()}
     fastest = max(WEAVER, key=rates.__getitem__)
@@ -431,7 +470,9 @@ def main() -> None:
         jets_per_cpu_s=rates,
         jets_per_wall_s=wall,
         rss_mb={name: record["rss"] for name, record in found.items()},
+        rss_of_imports_mb=imports(),
         beyond_memory=large,
+        preparation_jets_per_cpu_s=prepared,
         mixing=table,
     )
     publish(result, args)
