@@ -175,10 +175,11 @@ def locked(out: Path) -> Iterator[None]:
     is seen to be gone.
 
     Raises:
-        InputError: if another process, or another thread, holds it.
+        InputError: if another process, or another thread, holds it, or the folder cannot be written.
     """
     path = out.with_name(f".{out.name}.lock")
-    handle = _acquire(path)
+    with disk_errors(out):
+        handle = _acquire(path)
     try:
         yield
     finally:
