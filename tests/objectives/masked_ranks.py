@@ -1,0 +1,94 @@
+"""What each of two processes does in the tests of masked objectives; spawned processes import it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from jetrep.encoders import JetTransformer, TransformerConfig
+from jetrep.encoders.decoder import DecoderConfig, SetTransformerConfig
+from jetrep.features import FeatureConfig, Features
+from jetrep.objectives.jepa import Jepa, JepaConfig
+from jetrep.objectives.masked import MaskedParticles, MaskedParticlesConfig
+from jetrep.objectives.tokenizer import TokenizerConfig, VectorQuantizer
+from random_jets import random_jets
+
+BATCH, WORLD = 8, 2
+JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
+DECODER = DecoderConfig(16, 1, 2, ranks=8)
+TOKENIZER = TokenizerConfig(n_codes=16, latent=4, net=SetTransformerConfig(16, 1, 2), steps=5, batch_size=4)
+TARGETS = {
+    "kmeans": MaskedParticlesConfig(n_codes=16, decoder=DECODER),
+    "vq in place": MaskedParticlesConfig(layout="in_place", target="vq", tokenizer=TOKENIZER, decoder=DECODER),
+    "flow_matching": MaskedParticlesConfig(target="flow_matching", decoder=DECODER),
+    "jepa": JepaConfig(predictor=DECODER),
+}
+
+
+def part(rank: int | None) -> slice:
+    """Every second jet, or all."""
+    return slice(None) if rank is None else slice(rank, None, WORLD)
+
+
+def objective(name: str) -> MaskedParticles | Jepa:
+    """The same for all processes: made before they know of each other."""
+    torch.manual_seed(0)
+    features = Features(FeatureConfig())
+    encoder = JetTransformer(TransformerConfig(16, 2, 2, 24, position_bins=10), len(features.names))
+    config = TARGETS[name]
+    if isinstance(config, JepaConfig):
+        module = Jepa(features, encoder, config)
+        with torch.no_grad():
+            for p in module.teacher.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        return module
+    return MaskedParticles(features, encoder, config, fit_on=JETS)
+
+
+def step(module: MaskedParticles | Jepa, rank: int | None) -> dict[str, torch.Tensor]:
+    """Loss and gradients of one step on this rank's jets."""
+    loss = module(JETS[part(rank)].batch(), 1, 10, torch.Generator().manual_seed(3)).loss
+    loss.backward()
+    return {"loss": loss.detach()} | {path: p.grad for path, p in module.named_parameters() if p.requires_grad}
+
+
+def quantizer(rank: int | None) -> dict[str, torch.Tensor]:
+    """Codes after some steps on this rank's vectors, which are fewer on the second rank; one code is dead at first."""
+    torch.manual_seed(0)
+    module = VectorQuantizer(6, 3, decay=0.7, dead=0.3)
+    module.codes[5] = 50.0
+    module.moment[5] = 50.0 / 6
+    generator, draws = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    for _ in range(8):
+        z = torch.randn(40, 3, generator=generator)
+        module(z if rank is None else z[:25] if rank == 0 else z[25:], draws)
+    return {**module.state_dict(), "replaced": (module.codes[5].abs() < 20).all()}
+
+
+def everything(rank: int | None, names: list[str], modules: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for by ``names``."""
+    return {name: quantizer(rank) if name == "quantizer" else step(modules[name], rank) for name in names}
+
+
+def made(names: list[str]) -> dict[str, Any]:
+    """The objectives among ``names``."""
+    return {name: objective(name) for name in names if name in TARGETS}
+
+
+def work(rank: int, folder: str, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    modules = made(names)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    torch.save(everything(rank, names, modules), Path(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+def outcomes(folder: Path, names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Of one process with everything, and of each of two with a part."""
+    mp.spawn(work, args=(str(folder), names), nprocs=WORLD)
+    one = everything(None, names, made(names))
+    return one, [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
