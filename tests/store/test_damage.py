@@ -12,7 +12,7 @@ from jetrep.errors import InputError
 from jetrep.jets import Jets
 from jetrep.store import Store, StoreWriter
 from jetrep.store.manifest import MANIFEST, SCHEMA, Manifest, Shard, content_hash, file_hash
-from jetrep.store.shard import write_shard
+from jetrep.store.shard import read_shard, write_shard
 
 
 @pytest.fixture
@@ -112,6 +112,14 @@ def test_a_flipped_bit_is_found_on_first_use(store):
     next(Store(store, check=False).shards())
     with pytest.raises(InputError, match="hash disagrees"):
         Store(store, check=False).verify()
+
+
+def test_a_name_that_is_no_text(tmp_path, make_jets):
+    write_shard(tmp_path / "s.arrow", make_jets([3, 4]).clustered(), algorithm="kt", R=0.8)
+    content = (tmp_path / "s.arrow").read_bytes()
+    (tmp_path / "s.arrow").write_bytes(content.replace(b"join", b"\xffoin"))
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_shard(tmp_path / "s.arrow", ())
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

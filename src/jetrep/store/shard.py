@@ -174,6 +174,7 @@ def map_shard(path: Path, classes: tuple[str, ...]) -> MappedShard:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(memory)))
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
+        names = batch.schema.names if batch is not None else []  # fails if one is no text
     except FileNotFoundError:
         raise InputError("the shard is missing", file=path, remedy=_REMEDY) from None
     except (OSError, pa.ArrowException, ValueError) as problem:
@@ -185,7 +186,7 @@ def map_shard(path: Path, classes: tuple[str, ...]) -> MappedShard:
     history = MergeHistory(order, join, d_ij, offsets)
     p4 = _view(batch.column("p4").values.values, path).reshape(-1, 4)
     labels = _view(batch.column("label"), path) if classes else None
-    extra = {name: batch.column(name) for name in batch.schema.names}
+    extra = {name: batch.column(name) for name in names}
     measured = {n.removeprefix(_MEASURED): _view(c.values, path) for n, c in extra.items() if n.startswith(_MEASURED)}
     observers = {n.removeprefix(_OBSERVER): _view(c, path) for n, c in extra.items() if n.startswith(_OBSERVER)}
     try:
