@@ -143,6 +143,10 @@ class ShuffledBatches:
         """
         return self._batch(step, None)
 
+    def probe(self) -> None:
+        """Make the first batch and forget it, so that what is wrong with it shows before anything is written."""
+        replace(self).batch(0)
+
     def from_step(self, start: int) -> Iterator[JetBatch]:
         """Batches of this rank from step ``start`` on, for ever.
 

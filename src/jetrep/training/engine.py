@@ -231,6 +231,7 @@ def fit(
         warnings.filterwarnings("ignore", module=r"lightning\..*")
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
         trainer = _trainer(module, engine, run.path, [log, *(callbacks or [])])
+        batches.probe()
         run.begin()
         with orderly_termination(), _interruptible(trainer), _disk_errors(run.path):
             trainer.fit(module, train_dataloaders=_Batches(module, batches), ckpt_path=run.state, weights_only=True)
