@@ -204,6 +204,9 @@ def weaver(folder: Path, name: str, n_jets: int) -> Iterator[int]:
 
 def contend(folder: Path, name: str, n_jets: int, large: bool) -> None:
     """An epoch for each line on standard input; answers with its cost. Imports are over before the first."""
+    if name not in WEAVER:
+        # The tests' package vector hooks sympy into numba's compiler, 57 MB that no user of ours has.
+        sys.modules["vector"] = None  # type: ignore[assignment]
     import torch
 
     torch.set_num_threads(1)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-import awkward as ak
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,8 @@ from jetrep.physics.clustering import Algorithm, MergeHistory, cluster
 from jetrep.physics.fourvector import PX, PY
 
 if TYPE_CHECKING:
+    import awkward as ak
+
     from jetrep.jets.batch import JetBatch
 
 __all__ = ["Jets"]
@@ -249,6 +250,8 @@ class Jets:
             labels: (n_jets,) labels.
             classes: their names.
         """
+        import awkward as ak  # only who uses it should pay for its import
+
         names = set(ak.fields(array))
         energy = next((name for name in ("E", "energy", "e", "t") if name in names), None)
         missing = [name for name in ("px", "py", "pz") if name not in names] + ([] if energy else ["E"])
@@ -265,6 +268,8 @@ class Jets:
 
     def to_awkward(self) -> ak.Array:
         """Awkward array (n_jets, var) of ``Momentum4D`` records E, px, py, pz: views of the same memory, not copies."""
+        import awkward as ak
+
         records = ak.zip(
             {name: self.p4[:, i] for i, name in enumerate(("E", "px", "py", "pz"))}, with_name="Momentum4D"
         )
