@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from jetrep.objectives.masked import PRESETS, MaskedParticles, MaskedParticlesCo
 from jetrep.objectives.targets import FlowMatching, Identity
 from jetrep.objectives.tokenizer import TokenizerConfig
 from random_jets import random_jets
+from weaver_arrays import weaver_jets
 
 ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=24, n_registers=1, position_bins=10)
 ENCODERS = {
@@ -286,6 +288,27 @@ def test_particle_types_that_are_wanted_but_missing_are_an_error():
     without = {name: x for name, x in batch.measured.items() if name != "charge"}
     with pytest.raises(InputError, match="charge"):
         module(replace(batch, measured=without), 0, 10, generator())
+
+
+@pytest.mark.parametrize("target", ["regression", "kmeans"])
+def test_real_jets_with_types_and_impact_parameters(real_data, target):
+    """Hadronic tops of JetClass: seventeen features, of which impact parameters are predicted too, and types."""
+    jets = weaver_jets(real_data / "jetclass" / "jetclass_top_hadronic_100_full.npz")
+    config = replace(
+        SMALL, target=target, predicted=(*SMALL.predicted, "tanh_d0", "tanh_dz"), n_codes=64, identity_weight=0.3
+    )
+    module = objective(config, features=Features(FeatureConfig("full", "weaver", signed_eta=True)), fit_on=jets)
+    optimizer = torch.optim.AdamW(module.parameter_groups(3e-3, 0.0))
+    masked, identity = [], []
+    for step in range(60):
+        out = module(jets.batch(slice(50 * (step % 2), 50 * (step % 2) + 50)), step, 60, generator(step))
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        masked.append(float(out.metrics["loss_masked"]))
+        identity.append(float(out.metrics["loss_identity"]))
+    assert np.mean(masked[-10:]) < 0.95 * np.mean(masked[:5])
+    assert np.mean(identity[-10:]) < 0.85 * np.mean(identity[:5])
 
 
 def test_targets_that_were_not_fitted_or_to_something_else_are_refused():

@@ -10,6 +10,7 @@ from jetrep.encoders.decoder import SetTransformer, SetTransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.objectives.tokenizer import TokenizerConfig, VectorQuantizer, VQTokenizer, kmeans, perplexity
+from jetrep.sources.toptagging import TopTagging
 from random_jets import random_jets
 
 NAMES = ("log_pt_rel", "delta_eta", "delta_phi")
@@ -235,3 +236,16 @@ def test_set_transformer_computes_chosen_tokens_as_it_does_all():
     torch.testing.assert_close(module(x, mask, chosen), every[chosen])
     changed = torch.where(mask.unsqueeze(-1), x, torch.nan)
     torch.testing.assert_close(module(changed, mask), every[mask])
+
+
+def test_real_jets_come_back_from_their_tokens(real_data):
+    chunk = next(iter(TopTagging([real_data / "toptagging" / "top_train_00.npz"]).read(0, 0, 400)))
+    jets = chunk.jets.leading(40)
+    module, features = tokenizer(
+        replace(SMALL, n_codes=64, steps=250, batch_size=32, net=SetTransformerConfig(32, 1, 4))
+    )
+    module.fit(features, jets[np.arange(300)])
+    found = module.inspect(features, jets[np.arange(300, 400)])
+    assert found["error"] < 0.45 * found["error_of_mean"]
+    assert found["codebook_perplexity"] > 32
+    assert found["error_delta_eta"] < 0.1
