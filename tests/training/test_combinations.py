@@ -18,6 +18,7 @@ from prong_jets import prong_jets, write_store
 SMALL = {
     "transformer": ["--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
     "particle_transformer": ["--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
+    "lorentz": ["--encoder.width", "8", "--encoder.depth", "1"],
     "particlenet": ["--encoder.neighbours", "3", "--encoder.channels", "[[8], [8]]"],
 }
 COMMON = ["--batch_size", "32", "--epochs", "1", "--engine.accelerator", "cpu", "--engine.logger", "none", "--quiet"]
@@ -62,7 +63,7 @@ def test_help_shows_the_settings_of_the_kind(capsys):
     shown = capsys.readouterr().out
     assert "--encoder.neighbours" in shown
     assert "--encoder.mlp_hidden" not in shown
-    assert re.search(r"Kinds: transformer,\s+particle_transformer, particlenet", shown)
+    assert set(KINDS) <= set(re.search(r"Kinds: ([\w\s,]+)\(", shown)[1].replace(",", " ").split())
 
 
 def test_an_unknown_kind_and_a_setting_of_another_kind_are_refused(store, tmp_path, capsys):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jetrep.encoders.base import JetEncoder
 from jetrep.features import Features
+from jetrep.jets import Jets
 from jetrep.objectives.base import Objective
 from jetrep.objectives.contrastive import JetCLR, JetCLRScale, SupCon
 from jetrep.objectives.contrastive_config import JetCLRConfig, JetCLRScaleConfig, SupConConfig
+from jetrep.objectives.jepa import Jepa, JepaConfig
+from jetrep.objectives.masked import MaskedParticles, MaskedParticlesConfig
 from jetrep.objectives.self_distillation import SelfDistillation, SelfDistillationConfig
 from jetrep.views.rg import ALL
 
 __all__ = ["OBJECTIVES", "Needs", "ObjectiveConfig", "build_objective", "needs_of"]
 
-ObjectiveConfig = SelfDistillationConfig | JetCLRConfig | JetCLRScaleConfig | SupConConfig
+ObjectiveConfig = (
+    SelfDistillationConfig | JetCLRConfig | JetCLRScaleConfig | SupConConfig | MaskedParticlesConfig | JepaConfig
+)
 
 OBJECTIVES: Mapping[type[Any], type[Objective]] = MappingProxyType(
     {
@@ -24,6 +29,8 @@ OBJECTIVES: Mapping[type[Any], type[Objective]] = MappingProxyType(
         JetCLRConfig: JetCLR,
         JetCLRScaleConfig: JetCLRScale,
         SupConConfig: SupCon,
+        MaskedParticlesConfig: MaskedParticles,
+        JepaConfig: Jepa,
     }
 )
 """The objective of each kind of settings."""
@@ -52,12 +59,34 @@ def needs_of(config: ObjectiveConfig) -> Needs:
     if isinstance(config, JetCLRScaleConfig):
         subjets = any(scale != ALL for tier in config.tiers for scale in tier)
         return Needs(history=subjets, labels=False, measured=not subjets)
+    if isinstance(config, MaskedParticlesConfig | JepaConfig):
+        return Needs(history=False, labels=False, measured=True)
     # Augmented particles are no longer those that were measured.
     return Needs(history=False, labels=isinstance(config, SupConConfig), measured=False)
 
 
-def build_objective(config: ObjectiveConfig, features: Features, encoder: JetEncoder) -> Objective:
-    """The objective with these settings; what it adds to the encoder is drawn from torch's global generator."""
+def build_objective(
+    config: ObjectiveConfig,
+    features: Features,
+    encoder: JetEncoder,
+    *,
+    sample: Callable[[], Jets] | None = None,
+    seed: int = 0,
+) -> Objective:
+    """The objective with these settings; what it adds to the encoder is drawn from torch's global generator.
+
+    Args:
+        config: kind and settings.
+        features: from four-vectors to inputs.
+        encoder: the encoder; trained in place.
+        sample: gives jets of the training set, for objectives that fit tokens to them.
+        seed: of that fit.
+    """
+    if isinstance(config, MaskedParticlesConfig):
+        tokens = config.target in ("kmeans", "vq")
+        return MaskedParticles(
+            features, encoder, config, fit_on=sample() if sample is not None and tokens else None, seed=seed
+        )
     kind: Any = OBJECTIVES[type(config)]
     objective: Objective = kind(features, encoder, config)
     return objective

@@ -104,7 +104,8 @@ def pretrain(
         torch.manual_seed(seed)
         fit_on = jets.sample(20_000) if features.standardization == "data" else None
         inputs = Features(features, fit_on=fit_on)
-        module = build_objective(objective, inputs, build_encoder(encoder, len(inputs.names)))
+        network = build_encoder(encoder, len(inputs.names))
+        module = build_objective(objective, inputs, network, sample=lambda: jets.sample(20_000), seed=seed)
     batches = ShuffledBatches(jets, batch_size, seed, loading=loading, weights=weights)
     start = time.monotonic()
     fit(
