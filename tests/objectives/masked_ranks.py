@@ -14,7 +14,8 @@ from jetrep.encoders.decoder import DecoderConfig, SetTransformerConfig
 from jetrep.features import FeatureConfig, Features
 from jetrep.objectives.jepa import Jepa, JepaConfig
 from jetrep.objectives.masked import MaskedParticles, MaskedParticlesConfig
-from jetrep.objectives.tokenizer import TokenizerConfig, VectorQuantizer
+from jetrep.objectives.quantizer import VectorQuantizer
+from jetrep.objectives.tokenizer import TokenizerConfig
 from random_jets import random_jets
 
 BATCH, WORLD = 8, 2

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ from sklearn.cluster import KMeans
 from jetrep.encoders.decoder import SetTransformer, SetTransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
-from jetrep.objectives.tokenizer import TokenizerConfig, VectorQuantizer, VQTokenizer, kmeans, perplexity
+from jetrep.objectives.quantizer import VectorQuantizer, kmeans, perplexity
+from jetrep.objectives.tokenizer import TokenizerConfig, VQTokenizer
 from jetrep.sources.toptagging import TopTagging
 from random_jets import random_jets
 
@@ -205,13 +207,40 @@ def test_a_tokenizer_of_other_features_is_refused():
 def test_a_tokenizer_is_whole_in_its_record_and_weights():
     module, features = tokenizer()
     module.fit(features, JETS)
-    record = module.record()
-    settings = dict(record["config"])
-    config = TokenizerConfig(**{**settings, "net": SetTransformerConfig(**settings["net"])})
-    again = VQTokenizer(features, record["names"], config)
-    again.load_state_dict(module.state_dict())
-    again.check(features, NAMES)
+    record, weights = json.loads(json.dumps(module.record())), module.state_dict()
+    again = VQTokenizer.from_record(record, weights, features)
+    assert again.config == module.config
     assert again.inspect(features, JETS) == module.inspect(features, JETS)
+    assert not any(p.requires_grad for p in again.parameters())
+
+
+def test_records_and_weights_that_are_something_else_are_refused():
+    module, features = tokenizer()
+    untrained = module.state_dict()
+    with pytest.raises(InputError, match="not trained"):
+        VQTokenizer.from_record(module.record(), untrained, features)
+    module.fit(features, JETS)
+    record, weights = module.record(), module.state_dict()
+    config = record["config"]
+    damaged = [
+        {},
+        {"names": record["names"]},
+        {**record, "names": 3},
+        {**record, "config": {**config, "surprise": 1}},
+        {**record, "config": {**config, "n_codes": "many"}},
+        {**record, "config": {**config, "net": 5}},
+        {**record, "config": {**config, "n_codes": 0}},
+        {**record, "config": {**config, "latent": 5}},
+        {**record, "names": ["d0", "delta_eta", "delta_phi"]},
+        {**record, "names": ["delta_eta", "delta_phi"]},
+    ]
+    for other in damaged:
+        with pytest.raises(InputError):
+            VQTokenizer.from_record(other, weights, features)
+    with pytest.raises(InputError, match="weights do not fit"):
+        VQTokenizer.from_record(record, {"embed.weight": torch.zeros(2)}, features)
+    with pytest.raises(InputError, match="another standardisation"):
+        VQTokenizer.from_record(record, weights, Features(FeatureConfig(standardization="rino_g1")))
 
 
 def test_more_codes_than_particles_and_other_nonsense_are_refused():

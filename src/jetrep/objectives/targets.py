@@ -27,7 +27,8 @@ from jetrep.encoders import ClassifierHead
 from jetrep.errors import InputError
 from jetrep.features import Features
 from jetrep.jets import Jets
-from jetrep.objectives.tokenizer import VQTokenizer, kmeans, perplexity
+from jetrep.objectives.quantizer import kmeans, perplexity
+from jetrep.objectives.tokenizer import VQTokenizer
 
 __all__ = ["ClusterTokens", "FlowMatching", "Identity", "Regression", "Target", "VQTokens", "columns_of"]
 
