@@ -35,12 +35,14 @@ from jetrep.store.writer import check_classes
 __all__ = ["prepare"]
 
 _ROWS_PER_WORKER = 100_000  # fewer are done before further processes have started
-_SETTINGS = (  # decide what is in a store
-    *("source", "max_particles", "min_particles", "max_jets", "classes", "select", "where", "unlabeled"),
-    *("drop_invalid", "algorithm", "R", "jets_per_shard"),
-    *("label_column", "duplicates", "mapping", "grouping", "collection", "level", "puppi", "seed"),
+_OPTIONS = (  # settings of single kinds of files
+    *("classes", "label_column", "duplicates", "mapping", "grouping", "collection", "level", "puppi", "seed"),
 )
-_OPTIONS = ("classes", *_SETTINGS[12:])  # of single kinds of files
+_SETTINGS = (  # decide what is in a store
+    *("source", "max_particles", "min_particles", "max_jets", "select", "where", "unlabeled"),
+    *("drop_invalid", "algorithm", "R", "jets_per_shard"),
+    *_OPTIONS,
+)
 
 
 def prepare(
@@ -96,7 +98,7 @@ def prepare(
         max_particles: keep only this many constituents of each jet, those of the highest pT.
         drop_invalid: drop jets with NaN, infinite momenta or energies below zero, instead of stopping at the first.
         unlabeled: store the jets without labels.
-        classes: names of the labels 0, 1, … (arrays and mapped only; if not given, the numbers are the names).
+        classes: names of the labels 0, 1, … (arrays and weaver only; if not given, the numbers are the names).
         label_column: array or column that holds the labels (arrays only; y, label or labels if not given).
         mapping: YAML file that says which columns are what (mapped only).
         duplicates: .npz file that lists jets which occur twice (toptagging only); the second of each is dropped.
