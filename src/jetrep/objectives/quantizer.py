@@ -14,6 +14,8 @@ from jetrep.objectives.distributed import all_sum, rank, world_size
 
 __all__ = ["VectorQuantizer", "kmeans", "perplexity"]
 
+_BATCH = 4096  # points of a step of k-means
+
 
 def kmeans(x: Tensor, k: int, seed: int) -> Tensor:
     """Centres of ``k`` clusters (scikit-learn's MiniBatchKMeans, on one thread: the same for the same seed).
@@ -37,7 +39,7 @@ def kmeans(x: Tensor, k: int, seed: int) -> Tensor:
         )
     points = x.detach().double().cpu().numpy()
     with threadpool_limits(1):
-        model = MiniBatchKMeans(k, n_init=1, random_state=seed, batch_size=max(1024, 2 * k))
+        model = MiniBatchKMeans(k, n_init=1, random_state=seed, batch_size=_BATCH, init_size=3 * max(k, _BATCH))
         centres = model.fit(points).cluster_centers_
     return torch.from_numpy(np.asarray(centres, np.float32)).to(x.device)
 
