@@ -89,7 +89,6 @@ def test_norm_is_positive_for_every_vector_and_keeps_light_and_space_like_ones_f
     assert out.norm() <= 1 + 1e-9
 
 
-# Measured on these jets: 1.3e-7, 1.5e-7, 5e-7 for scalars and 1e-7, 1e-7, 1e-6 for vectors.
 @pytest.mark.parametrize(("gamma", "tolerance"), [(2.0, 1e-6), (50.0, 1e-6), (1e4, 1e-5)])
 @pytest.mark.parametrize("maxdim", [2, 3])
 def test_float32_network_commutes_with_boosts(gamma, tolerance, maxdim):
@@ -107,8 +106,8 @@ def test_float32_network_commutes_with_boosts(gamma, tolerance, maxdim):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_every_aggregation_is_covariant_in_float64(aggregation):
     encoder = built(replace(SMALL, aggregation=aggregation, max_particles=12))
-    p4, mask = jets_of([12, 7, 3])
-    matrix = observers(3, 5.0)
+    p4, mask = jets_of([12, 7, 6])
+    matrix = observers(3, 3.0)
     with torch.no_grad():
         here, there = encoder.jets(p4, mask), encoder.jets(seen_by(matrix, p4), mask)
     assert relative(there.cls, here.cls).max() < 1e-8

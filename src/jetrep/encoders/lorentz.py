@@ -34,7 +34,7 @@ _ENERGY_SCALES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class LorentzConfig:
-    """Shape of a `LorentzEncoder`; the default has as many parameters as the encoder of arXiv 2212.07347.
+    """Shape of a `LorentzEncoder`; the default is a little larger than that of arXiv 2212.07347 (34,114 weights).
 
     Attributes:
         width: invariant scalars of a particle, and features of a token.
@@ -93,7 +93,8 @@ class LorentzJets:
         cls: (batch, width) invariant scalars of the jets.
         vectors: (batch, 4, pooled) vectors of the jets.
         momenta: (batch, n, 4) float64, the particles, zero where padded.
-        frame: the rest frames.
+        jet_p4: (batch, 4) float64, the momenta of the jets in GeV.
+        frame: their rest frames.
         mask: (batch, n) bool, True for a real particle.
     """
 
@@ -101,6 +102,7 @@ class LorentzJets:
     cls: Tensor
     vectors: Tensor
     momenta: Tensor
+    jet_p4: Tensor
     frame: RestFrame
     mask: Tensor
 
@@ -133,7 +135,7 @@ class LorentzEncoder(JetEncoder):
         self.config, self.n_features = config, n_features
         self.register_buffer("energy_scale", torch.tensor(_ENERGY_SCALES).reciprocal(), persistent=False)
         self.embed_s = nn.Linear(len(_ENERGY_SCALES) + 1 + config.mass, config.width)
-        self.embed_v = nn.Linear(2, config.vectors, bias=False)
+        self.embed_v = nn.Linear(config.width, 2 * config.vectors)
         tensors = config.tensors if config.maxdim > 2 else 0
         self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth, tensors)
         self.pool = LorentzPooling(
@@ -161,10 +163,11 @@ class LorentzEncoder(JetEncoder):
             mask: (batch, n) bool, True for a real particle.
         """
         p4 = p4.double().masked_fill(~mask.unsqueeze(-1), 0.0)
-        frame = RestFrame.of(p4.sum(1))
+        jet_p4 = p4.sum(1)
+        frame = RestFrame.of(jet_p4)
         momenta = frame.particles(p4).masked_fill(~mask.unsqueeze(-1), 0.0)
         tokens, cls, vectors = self.at_rest(momenta, frame.mass, mask)
-        return LorentzJets(tokens, cls, vectors, momenta, frame, mask)
+        return LorentzJets(tokens, cls, vectors, momenta, jet_p4, frame, mask)
 
     def at_rest(self, momenta: Tensor, mass: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The network itself: plain tensors in and out, no control flow that depends on data.
@@ -185,8 +188,11 @@ class LorentzEncoder(JetEncoder):
         per_jet = [0.5 * x.expand(-1, p.shape[1], -1) for x in per_jet]
         s = self.embed_s(torch.cat([0.5 * torch.log1p(energy.abs() * self.energy_scale), *per_jet], -1))
         u = rest_velocity(p)
-        scaled = p.unsqueeze(-1) * count.clamp(min=1).unsqueeze(-1).sqrt()
-        v = self.embed_v(torch.cat([scaled, u.expand_as(scaled)], -1))
+        # Momenta and their directions, times functions of the invariants. Without u: the sum over particles of a vector
+        # along it would drown what tells directions apart.
+        by_momentum, by_direction = self.embed_v(s).unsqueeze(2).chunk(2, -1)
+        momentum = p.unsqueeze(-1) * count.clamp(min=1).unsqueeze(-1).sqrt()
+        v = by_momentum * momentum + by_direction * (p / (energy + 1e-6)).unsqueeze(-1)
         x = self.stack(s * real, v * real.unsqueeze(-1), momenta, u, mask)
         pooled_s, pooled_v = self.pool(x.s, x.v, mask)
         energies = dot(u.squeeze(1), pooled_v)

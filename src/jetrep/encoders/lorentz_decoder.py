@@ -1,0 +1,261 @@
+r"""From a few invariant scalars and four-vectors back to the particles of a jet, and the autoencoder of both halves.
+
+The four-momentum of the jet is one of the latent vectors: it tells the decoder the frame and the mass, so what the
+decoder uses is in the latent, and counts. The others are kept in the rest frame of the jet, which loses no digits; in
+the laboratory they transform as momenta do. In that frame, each of N slots is a combination
+:math:`p_i = \sum_a c_{ia} z_a` of the latent vectors, with coefficients that are functions of the scalars and of all
+products :math:`z_a\cdot z_b` (every covariant function of vectors is of this form); the layers of the encoder refine
+them. Of a latent vector the energy in that frame enters as a scalar, the momentum as a direction and a size: averages
+over a jet at rest have little momentum, and the decoder must not mistake that for little information.
+
+A second output says which slots are particles: without it the multiplicity would be lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from jetrep.encoders.lorentz import LorentzEncoder, LorentzJets, gram_invariants, rest_velocity
+from jetrep.encoders.lorentz_layers import LorentzStack, dot, positive_norm2
+from jetrep.errors import InputError, at_least
+from jetrep.physics.lorentz import RestFrame
+
+__all__ = ["LorentzAutoencoder", "LorentzDecoder", "LorentzDecoderConfig", "LorentzLatent", "Reconstruction"]
+
+
+@dataclass(frozen=True)
+class LorentzDecoderConfig:
+    """Shape of a `LorentzDecoder`; the default is a little larger than that of arXiv 2212.07347 (28,862 weights).
+
+    Attributes:
+        n_particles: slots.
+        width: invariant scalars of a slot.
+        vectors: four-vectors of a slot.
+        heads: weights of pairs in each block; a divisor of ``width`` and ``vectors``.
+        depth: blocks.
+        hidden: hidden features of the feed-forward networks.
+        massless: put the particles on the light cone, by their energy in the rest frame of the jet.
+    """
+
+    n_particles: int = 30
+    width: int = 32
+    vectors: int = 8
+    heads: int = 4
+    depth: int = 3
+    hidden: int = 48
+    massless: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("n_particles", "width", "vectors", "heads", "depth", "hidden"):
+            at_least(1, **{f"decoder.{name}": getattr(self, name)})
+        for name in ("width", "vectors"):
+            if getattr(self, name) % self.heads:
+                raise InputError(
+                    f"{name} {getattr(self, name)} is not a multiple of {self.heads} heads",
+                    field=f"decoder.{name}",
+                    remedy="choose a multiple of decoder.heads",
+                )
+
+
+@dataclass(frozen=True)
+class LorentzLatent:
+    """All that is kept of a jet.
+
+    Attributes:
+        scalars: (batch, n_scalars) invariant.
+        jet_p4: (batch, 4) float64, momentum of the jet in GeV.
+        at_rest: (batch, n_vectors − 1, 4) the other vectors, in the rest frame of the jet, in units of its mass.
+    """
+
+    scalars: Tensor
+    jet_p4: Tensor
+    at_rest: Tensor
+
+    @property
+    def n_vectors(self) -> int:
+        """Number of vectors, the jet's momentum among them."""
+        return 1 + self.at_rest.shape[1]
+
+    @property
+    def vectors(self) -> Tensor:
+        """(batch, n_vectors, 4) float64 in GeV, in the frame of the observer, the jet's momentum first."""
+        return torch.cat([self.jet_p4.unsqueeze(1), RestFrame.of(self.jet_p4).to_lab(self.at_rest)], 1)
+
+    @property
+    def size(self) -> int:
+        """Real numbers that are kept of a jet: the width of `numbers`."""
+        return self.numbers().shape[1]
+
+    def numbers(self) -> Tensor:
+        """(batch, size) float64, what is stored: the scalars, the jet's momentum, then the other vectors."""
+        return torch.cat([self.scalars.double(), self.jet_p4, self.at_rest.double().flatten(1)], 1)
+
+    @classmethod
+    def of(cls, numbers: Tensor, n_scalars: int, n_vectors: int) -> LorentzLatent:
+        """The inverse of `numbers`.
+
+        Raises:
+            InputError: if there are more or fewer numbers than a latent of this shape has.
+        """
+        expected = n_scalars + 4 * n_vectors
+        if numbers.dim() != 2 or numbers.shape[1] != expected:
+            raise InputError(
+                f"has the shape {tuple(numbers.shape)}, not (jets, {expected}) for {n_scalars} scalars and {n_vectors} "
+                "vectors",
+                field="latent",
+                remedy="decode it with the model that made it",
+            )
+        vectors = numbers[:, n_scalars:].reshape(len(numbers), n_vectors, 4)
+        return cls(numbers[:, :n_scalars], vectors[:, 0].double(), vectors[:, 1:])
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Jets as they come out of a decoder.
+
+    Attributes:
+        momenta: (batch, N, 4) all slots in the rest frame of the jet, in units of its mass, in the precision of the
+            weights: what losses compare.
+        presence: (batch, N) logits: is the slot a particle?
+        frame: the rest frame.
+    """
+
+    momenta: Tensor
+    presence: Tensor
+    frame: RestFrame
+
+    @property
+    def p4(self) -> Tensor:
+        """(batch, N, 4) float64 momenta of all slots in GeV, in the frame of the observer."""
+        return self.frame.to_lab(self.momenta)
+
+    @property
+    def mask(self) -> Tensor:
+        """(batch, N) bool, True for a slot that is a particle."""
+        return self.presence > 0
+
+
+class LorentzDecoder(nn.Module):
+    """Latent → particles; see the module.
+
+    Args:
+        config: its shape.
+        n_scalars: scalars of the latent.
+        n_vectors: vectors of the latent, the jet's momentum among them.
+    """
+
+    def __init__(self, config: LorentzDecoderConfig, n_scalars: int, n_vectors: int) -> None:
+        super().__init__()
+        self.config, self.n_scalars, self.n_vectors = config, n_scalars, n_vectors
+        known = n_scalars + n_vectors * (n_vectors + 1) // 2 + 2
+        self.embed = nn.Sequential(
+            nn.Linear(known, config.hidden), nn.GELU(), nn.Linear(config.hidden, 2 * config.width)
+        )
+        self.slots = nn.Parameter(torch.randn(config.n_particles, config.width))
+        self.coefficients = nn.Sequential(
+            nn.Linear(config.width, config.hidden), nn.GELU(), nn.Linear(config.hidden, n_vectors - config.massless)
+        )
+        self.embed_v = nn.Linear(n_vectors, config.vectors, bias=False)
+        self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth)
+        self.refine = nn.Linear(config.vectors, 1, bias=False)
+        self.presence = nn.Linear(config.width, 1)
+
+    def at_rest(self, scalars: Tensor, vectors: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+        """The network itself: plain tensors in and out, no control flow that depends on data.
+
+        Args:
+            scalars: (batch, n_scalars).
+            vectors: (batch, 4, n_vectors) in the rest frame of the jet, in units of its mass.
+            mass: (batch,) jet mass in GeV.
+
+        Returns:
+            `Reconstruction.momenta` and `Reconstruction.presence`.
+        """
+        n, u = self.config.n_particles, rest_velocity(vectors)
+        others, jet = vectors[..., 1:], u.squeeze(1)
+        momentum = others - jet * dot(jet, others).unsqueeze(1)
+        size2 = positive_norm2(momentum, jet).mean(-1, keepdim=True) + 1e-6
+        z = momentum * torch.rsqrt(size2).unsqueeze(1)
+        per_jet = [0.5 * torch.log1p(mass).to(z.dtype).unsqueeze(1), 0.5 * torch.log(size2)]
+        known = torch.cat([scalars, gram_invariants(vectors), *per_jet], 1)
+        shift, scale = self.embed(known).unsqueeze(1).chunk(2, -1)
+        s = self.slots * (1 + scale) + shift
+        basis = z if self.config.massless else torch.cat([jet.expand(len(z), -1, -1), z], -1)
+        # n particles share the energy of the jet.
+        p = self._physical(self.coefficients(s) @ basis.mT / n)
+        v = torch.cat([n**0.5 * p.unsqueeze(-1), z.unsqueeze(1).expand(-1, n, -1, -1)], -1)
+        mask = torch.ones(p.shape[:2], dtype=torch.bool, device=p.device)
+        x = self.stack(s, self.embed_v(v), p, u, mask)
+        return self._physical(p + self.refine(x.v).squeeze(-1) / n), self.presence(x.s).squeeze(-1)
+
+    def _physical(self, p: Tensor) -> Tensor:
+        """(batch, N, 4) → the same, on the light cone if particles are massless."""
+        if not self.config.massless:
+            return p
+        momentum = p[..., 1:]
+        # The floor keeps the gradient at a vanishing momentum finite.
+        energy = torch.sqrt(momentum.square().sum(-1, keepdim=True).clamp(min=1e-20))
+        return torch.cat([energy, momentum], -1)
+
+    def forward(self, latent: LorentzLatent) -> Reconstruction:
+        """Decodes jets.
+
+        Raises:
+            InputError: if the latent has not the numbers of scalars and vectors that this decoder was built for.
+        """
+        given = latent.scalars.shape[1], latent.n_vectors
+        if given != (self.n_scalars, self.n_vectors):
+            raise InputError(
+                f"has {given[0]} scalars and {given[1]} vectors, not {self.n_scalars} and {self.n_vectors}",
+                field="latent",
+                remedy="decode it with the model that made it",
+            )
+        dtype = self.slots.dtype
+        frame = RestFrame.of(latent.jet_p4)
+        others = latent.at_rest.to(dtype).mT
+        jet = rest_velocity(others).view(1, 4, 1).expand(len(others), -1, -1)
+        momenta, presence = self.at_rest(latent.scalars.to(dtype), torch.cat([jet, others], -1), frame.mass)
+        return Reconstruction(momenta, presence, frame)
+
+
+class LorentzAutoencoder(nn.Module):
+    """Encoder, latent, decoder.
+
+    Args:
+        encoder: makes the invariant CLS token, from which the latent scalars are taken, and the latent vectors.
+        n_scalars: scalars of the latent.
+        config: shape of the decoder.
+    """
+
+    def __init__(self, encoder: LorentzEncoder, n_scalars: int, config: LorentzDecoderConfig) -> None:
+        super().__init__()
+        at_least(1, **{"latent.scalars": n_scalars})
+        self.encoder, self.n_scalars, self.n_vectors = encoder, n_scalars, 1 + encoder.n_vectors
+        self.to_scalars = nn.Linear(encoder.width, n_scalars)
+        self.decoder = LorentzDecoder(config, n_scalars, self.n_vectors)
+
+    def latent(self, jets: LorentzJets) -> LorentzLatent:
+        """What is kept of encoded jets."""
+        return LorentzLatent(self.to_scalars(jets.cls), jets.jet_p4, jets.vectors.mT)
+
+    def encode(self, p4: Tensor, mask: Tensor) -> LorentzLatent:
+        """(batch, n, 4) momenta in GeV and (batch, n) bool → latent."""
+        return self.latent(self.encoder.jets(p4, mask))
+
+    def decode(self, latent: LorentzLatent) -> Reconstruction:
+        """Latent → particles."""
+        reconstruction: Reconstruction = self.decoder(latent)
+        return reconstruction
+
+    def forward(self, p4: Tensor, mask: Tensor) -> tuple[LorentzJets, Reconstruction]:
+        """The encoded jets, whose ``momenta`` are what to reconstruct, and the reconstruction.
+
+        Args:
+            p4: (batch, n, 4) momenta in GeV.
+            mask: (batch, n) bool, True for a real particle.
+        """
+        jets = self.encoder.jets(p4, mask)
+        return jets, self.decode(self.latent(jets))
