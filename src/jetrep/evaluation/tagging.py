@@ -24,11 +24,13 @@ __all__ = [
     "METRICS",
     "TaggingMetrics",
     "combine",
+    "combine_measurements",
     "discriminant",
     "multiclass_metrics",
     "rejection_curve",
     "rejection_curve_band",
     "tagging_metrics",
+    "working_points",
 ]
 
 METRICS = ("accuracy", "auc", "rejection_30", "rejection_50")
@@ -247,11 +249,12 @@ def combine(seeds: Sequence[TaggingMetrics]) -> TaggingMetrics:
         raise InputError(
             "the seeds were judged on different jets", field="seeds", remedy="use one test set for all of them"
         )
-    combined = [_combine([m.measurements()[name] for m in seeds]) for name in METRICS]
+    combined = [combine_measurements([m.measurements()[name] for m in seeds]) for name in METRICS]
     return TaggingMetrics._of(combined, seeds[0].n_signal, seeds[0].n_background)
 
 
-def _combine(parts: list[Measurement]) -> Measurement:
+def combine_measurements(parts: Sequence[Measurement]) -> Measurement:
+    """The mean of one metric over models, as in `combine`."""
     if len(parts) == 1:
         return parts[0]
     values = np.array([m.value for m in parts])
@@ -273,6 +276,58 @@ def _combine(parts: list[Measurement]) -> Measurement:
         seed_error=spread,
         n_seeds=len(parts),
     )
+
+
+def working_points(
+    score: ArrayLike,
+    truth: ArrayLike,
+    *,
+    efficiency: float = 0.5,
+    background_rates: Sequence[float] = (0.01, 0.001),
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> tuple[Measurement, Measurement, dict[float, Measurement]]:
+    """AUC, background rejection at one ε_S, and ε_S at given ε_B, with errors from a stratified bootstrap.
+
+    ε_S at ε_B is that of the loosest cut "score ≥ t" whose background efficiency is at most ε_B. A rate below one
+    background jet is not measured.
+
+    Args:
+        score: (n_jets,) score that rises with signal-likeness.
+        truth: (n_jets,) True for signal.
+        efficiency: ε_S of the rejection.
+        background_rates: the ε_B.
+        n_bootstrap: number of resamples, at least 2.
+        seed: seed of the resamples.
+
+    Returns:
+        The AUC; the rejection, as in `tagging_metrics`; and ε_S by ε_B, its ``n`` the background jets that pass.
+    """
+    counts = _count(*discriminant(score, np.asarray(truth, np.int64)))
+    n_signal, n_background = int(counts.signal.sum()), int(counts.background.sum())
+    rates = [rate for rate in background_rates if rate * n_background >= 1]
+    grid = np.array([efficiency])
+
+    def measure(sample: _Counts) -> list[float]:
+        passing = float(_background_efficiency(sample, grid)[0])
+        return [_evaluate(sample, 0.5)[1], passing, *(_signal_efficiency(sample, rate)[0] for rate in rates)]
+
+    values = measure(counts)
+    resampled = np.array([measure(sample) for sample in _bootstrap(counts, n_bootstrap, np.random.default_rng(seed))])
+    auc = _measurement(values[0], resampled[:, 0], n_signal + n_background)
+    rejection = _rejection(round(values[1] * n_background), n_background, resampled[:, 1] * n_background)
+    efficiencies = {
+        rate: _measurement(values[2 + i], resampled[:, 2 + i], _signal_efficiency(counts, rate)[1])
+        for i, rate in enumerate(rates)
+    }
+    return auc, rejection, efficiencies
+
+
+def _signal_efficiency(counts: _Counts, rate: float) -> tuple[float, int]:
+    """ε_S at the loosest cut whose ε_B is at most ``rate``, and the number of background jets that pass it."""
+    signal, background = np.cumsum(counts.signal), np.cumsum(counts.background)
+    cut = int(np.searchsorted(background, rate * background[-1] * (1 + 1e-12), side="right")) - 1
+    return (float(signal[cut] / signal[-1]), int(background[cut])) if cut >= 0 else (0.0, 0)
 
 
 def rejection_curve(scores: ArrayLike, labels: ArrayLike, efficiencies: ArrayLike) -> NDArray[np.float64]:

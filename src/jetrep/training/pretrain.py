@@ -33,6 +33,7 @@ def pretrain(
     objective: ObjectiveConfig = PRESETS["small_batch"],
     optimizer: OptimizerConfig = OptimizerConfig(lr=3e-3, layer_decay=0.9),
     epochs: int = 10,
+    steps: int | None = None,
     batch_size: int = 128,
     classes: list[str] | None = None,
     max_jets: int | None = None,
@@ -57,6 +58,7 @@ def pretrain(
         objective: what is learned; RINO's self-distillation between renormalisation-group views by default.
         optimizer: AdamW and its schedule.
         epochs: passes over the jets.
+        steps: train for this many steps instead of a number of epochs.
         batch_size: jets per step, over all devices.
         classes: use only jets of these classes, such as qcd; all by default.
         max_jets: use at most this many jets, the first of each store; all by default.
@@ -71,7 +73,9 @@ def pretrain(
         The folder of the run.
     """
     settings = run_settings("pretrain", locals())
-    at_least(1, epochs=epochs, batch_size=batch_size, max_particles=max_particles)
+    if steps is None:
+        del settings["steps"]  # runs from before there was this option are still the same runs
+    at_least(1, epochs=epochs, steps=steps, batch_size=batch_size, max_particles=max_particles)
     at_least(0, seed=seed)
     needs = needs_of(objective)
     if features.columns and not needs.measured:
@@ -112,7 +116,7 @@ def pretrain(
         module,
         batches,
         run=run,
-        total_steps=epochs * batches.steps_per_epoch,
+        total_steps=steps or epochs * batches.steps_per_epoch,
         optimizer=optimizer,
         engine=engine,
         seed=seed,

@@ -1,0 +1,82 @@
+"""Metrics of a tagger of several classes as a whole: accuracy and the macro-averaged one-vs-one AUC."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jetrep.errors import InputError
+from jetrep.report.measurement import Measurement
+
+__all__ = ["accuracy", "confusion", "macro_auc"]
+
+
+def confusion(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
+    """(n_classes, n_classes) number of jets by true class (row) and by class of the largest probability (column)."""
+    p, y = _checked(probabilities, labels)
+    n = p.shape[1]
+    return np.bincount(y * n + p.argmax(1), minlength=n * n).reshape(n, n)
+
+
+def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> Measurement:
+    """Share of jets whose most probable class is the true one, with its binomial error."""
+    matrix = confusion(probabilities, labels)
+    n = int(matrix.sum())
+    value = float(np.trace(matrix) / n)
+    return _symmetric(value, math.sqrt(value * (1 - value) / n), n)
+
+
+def macro_auc(probabilities: ArrayLike, labels: ArrayLike) -> Measurement:
+    """Mean AUC over all ordered pairs of classes (Hand and Till, Machine Learning 45 (2001) 171), with DeLong's error.
+
+    For a pair (j, k), the jets of the two classes are told apart by p_j. The AUCs are averages over pairs of jets of
+    the same sample, hence correlated; DeLong's variance (Biometrics 44 (1988) 837) of their mean is the sum over
+    classes of the variance of what each jet contributes, over the number of jets. Jets of equal score count one half.
+
+    Args:
+        probabilities: (n_jets, n_classes).
+        labels: (n_jets,) index of the true class; each class must occur.
+    """
+    p, y = _checked(probabilities, labels)
+    n_classes = p.shape[1]
+    rows = [np.flatnonzero(y == k) for k in range(n_classes)]
+    if any(len(part) == 0 for part in rows):
+        raise InputError("a class has no jets", field="labels", remedy="give jets of every class")
+    contribution, value = np.zeros(len(y)), 0.0
+    pairs = n_classes * (n_classes - 1)
+    for j, k in permutations(range(n_classes), 2):
+        above, below = p[rows[j], j], p[rows[k], j]
+        won = _share_below(above, below)
+        contribution[rows[j]] += won / pairs
+        contribution[rows[k]] += (1 - _share_below(below, above)) / pairs
+        value += float(won.mean()) / pairs
+    variance = sum(float(contribution[part].var(ddof=1)) / len(part) for part in rows if len(part) > 1)
+    return _symmetric(value, math.sqrt(variance), len(y))
+
+
+def _share_below(x: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) share of ``others`` below each of ``x``, equal ones counted one half."""
+    ordered = np.sort(others)
+    lower, upper = np.searchsorted(ordered, x, "left"), np.searchsorted(ordered, x, "right")
+    return np.asarray(0.5 * (lower + upper) / len(others), np.float64)
+
+
+def _symmetric(value: float, error: float, n: int) -> Measurement:
+    return Measurement(value, error, value - error, value + error, n, sampling_error=error)
+
+
+def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
+    if p.ndim != 2 or p.shape[1] < 2 or y.shape != (len(p),) or len(y) == 0 or not 0 <= y.min() <= y.max() < p.shape[1]:
+        raise InputError(
+            f"probabilities {p.shape} and labels {y.shape} do not fit together",
+            field="probabilities",
+            remedy="give (n_jets, n_classes) and (n_jets,) labels from 0",
+        )
+    if not np.isfinite(p).all():
+        jet = int(np.argmin(np.isfinite(p).all(1)))
+        raise InputError("a probability is NaN or infinite", jet=jet, field="probabilities", remedy="check the model")
+    return p, y
