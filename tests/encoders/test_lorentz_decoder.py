@@ -34,8 +34,8 @@ def per_jet(a, b) -> torch.Tensor:
     return (a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)
 
 
-# Measured on these jets with three sets of weights: medians up to 3.5e-7 for γ ≤ 50, 8.2e-6 for γ = 1e4.
-@pytest.mark.parametrize(("gamma", "tolerance"), [(1.0, 1e-6), (2.0, 1e-6), (50.0, 1e-6), (1e4, 1e-5)])
+# Measured on such jets: medians up to 6e-7 for every γ to 1.1e4, untrained and trained.
+@pytest.mark.parametrize(("gamma", "tolerance"), [(1.0, 1e-6), (2.0, 1e-6), (50.0, 1e-6), (1e4, 2e-6)])
 def test_float32_network_is_equivariant_end_to_end(gamma, tolerance):
     model = built(LorentzConfig(), LorentzDecoderConfig(), torch.float32)
     p4, mask = jets_of([30] * 100 + [12] * 100)
@@ -94,10 +94,14 @@ def test_every_number_of_the_latent_reaches_every_kind_of_output():
     model = built()
     numbers = model.encode(*jets_of([12])).numbers().detach()
     assert numbers.shape[1] == 5 + 4 * model.n_vectors == model.encode(*jets_of([12])).size
-    for output in ("momenta", "presence"):
+    # The momentum of the jet turns the particles in the laboratory, and says nothing of what they are at rest.
+    alive = torch.ones(numbers.shape[1], dtype=torch.bool)
+    alive_at_rest = alive.clone()
+    alive_at_rest[6:9] = False
+    for output, expected in (("p4", alive), ("momenta", alive_at_rest), ("presence", alive_at_rest)):
         function = lambda x, name=output: getattr(model.decode(LorentzLatent.of(x, 5, model.n_vectors)), name)  # noqa: E731
         jacobian = torch.autograd.functional.jacobian(function, numbers).flatten(0, -2)
-        assert (jacobian.abs().amax(0).squeeze() > 1e-9).all(), output
+        assert torch.equal((jacobian.abs() > 1e-9).any(0).squeeze(), expected), output
 
 
 def test_what_is_serialised_is_all_that_the_decoder_uses():

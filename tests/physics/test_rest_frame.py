@@ -63,19 +63,24 @@ def test_jet_is_at_rest_with_unit_mass_in_its_frame_and_comes_back():
     expected = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64).expand(50, 4)
     torch.testing.assert_close(rest.sum(1), expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(frame.to_lab(rest), p4, atol=1e-10, rtol=1e-12)
-    torch.testing.assert_close(frame.particles(p4), rest, atol=1e-12, rtol=1e-10)
+    same, particles = RestFrame.of_particles(p4)
+    torch.testing.assert_close(particles, rest, atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(same.jet_p4, p4.sum(1))
+    torch.testing.assert_close(same.mass, frame.mass)
     torch.testing.assert_close(minkowski(frame.velocity, frame.velocity), torch.ones(50, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("gamma", "tolerance"), [(2.0, 1e-13), (50.0, 1e-11), (1e4, 1e-6)])
+@pytest.mark.parametrize(("gamma", "tolerance"), [(2.0, 1e-14), (50.0, 1e-13), (1e4, 1e-10)])
 def test_frames_of_two_observers_differ_by_a_rotation(gamma, tolerance):
     p4 = massless(40, 12)
     matrix = random_lorentz(torch.full((40,), gamma, dtype=torch.float64), generator(3))
     moved = transform(matrix.unsqueeze(1), p4)
-    one, two = (RestFrame.of(x.sum(1)).particles(x) for x in (p4, moved))
-    torch.testing.assert_close(one[..., 0], two[..., 0], atol=tolerance, rtol=0)
+    one, two = (RestFrame.of_particles(x)[1] for x in (p4, moved))
     gram = [x[..., 1:] @ x[..., 1:].mT for x in (one, two)]
-    torch.testing.assert_close(gram[0], gram[1], atol=tolerance, rtol=0)
+    for error in ((one - two)[..., 0].abs(), (gram[0] - gram[1]).abs()):
+        assert error.median() < tolerance
+        # A particle that flies against the boost is written with the rounding of its large parts: it gains a mass.
+        assert error.max() < 1e-4 * min(1, gamma / 1e4) + tolerance
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,8 +96,8 @@ def test_massless_identical_and_no_particles_are_defined_and_finite(energy, eta,
     px = (energy**2 - pz**2).clamp(min=0).sqrt()
     one = torch.stack([torch.tensor(energy * (1 - below), dtype=torch.float64), px, torch.zeros(()).double(), pz])
     p4 = one.expand(1, n, 4).clone().requires_grad_()
-    frame = RestFrame.of(p4.sum(1))
-    rest = frame.particles(p4)
+    frame, rest = RestFrame.of_particles(p4)
+    assert torch.isfinite(frame.velocity).all()
     assert torch.isfinite(rest).all()
     assert (rest[..., 0] >= rest[..., 1:].norm(dim=-1) - 1e-12).all()
     rest.sum().backward()
@@ -101,5 +106,17 @@ def test_massless_identical_and_no_particles_are_defined_and_finite(energy, eta,
 
 def test_gradient_of_a_particle_without_momentum_is_finite():
     p4 = torch.zeros(1, 3, 4, dtype=torch.float64, requires_grad=True)
-    RestFrame.of(p4.sum(1)).particles(p4).sum().backward()
+    RestFrame.of_particles(p4)[1].sum().backward()
     assert torch.isfinite(p4.grad).all()
+
+
+def test_massive_particles_keep_their_masses_and_products():
+    momentum = torch.randn(20, 6, 3, dtype=torch.float64, generator=generator(5)) + torch.tensor([0.0, 0, 3])
+    mass = torch.linspace(0, 2, 6, dtype=torch.float64).expand(20, 6)
+    p4 = torch.cat([(momentum.square().sum(-1, keepdim=True) + mass.square().unsqueeze(-1)).sqrt(), momentum], -1)
+    frame, rest = RestFrame.of_particles(p4)
+    expected = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64).expand(20, 4)
+    torch.testing.assert_close(rest.sum(1), expected, atol=1e-12, rtol=0)
+    gram = [minkowski(x.unsqueeze(1), x.unsqueeze(2)) for x in (p4 / frame.mass[:, None, None], rest)]
+    torch.testing.assert_close(gram[1], gram[0], atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(frame.to_lab(rest), p4)

@@ -5,8 +5,8 @@ mass; the layers there (`lorentz_layers`) run in the precision of the weights. T
 they are the same for every observer. The vectors that the encoder keeps beside them turn with the frame; brought back
 into the laboratory they transform as the momenta do (`lorentz_decoder`).
 
-A boost by γ costs 2 log10 γ digits of the masses that the momenta describe: those of a jet with momenta in float32 are
-gone at γ ~ 1e3, whatever is computed from them. Give float64 momenta to compare observers.
+A boost by γ costs log10 γ digits of the angles that the momenta describe, and twice as many of the masses, whatever is
+computed from them. Give float64 momenta to compare observers.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ class LorentzJets:
         cls: (batch, width) invariant scalars of the jets.
         vectors: (batch, 4, pooled) vectors of the jets.
         momenta: (batch, n, 4) float64, the particles, zero where padded.
-        jet_p4: (batch, 4) float64, the momenta of the jets in GeV.
         frame: their rest frames.
         mask: (batch, n) bool, True for a real particle.
     """
@@ -102,7 +101,6 @@ class LorentzJets:
     cls: Tensor
     vectors: Tensor
     momenta: Tensor
-    jet_p4: Tensor
     frame: RestFrame
     mask: Tensor
 
@@ -162,12 +160,11 @@ class LorentzEncoder(JetEncoder):
             p4: (batch, n, 4) momenta in GeV, in float64 or float32.
             mask: (batch, n) bool, True for a real particle.
         """
-        p4 = p4.double().masked_fill(~mask.unsqueeze(-1), 0.0)
-        jet_p4 = p4.sum(1)
-        frame = RestFrame.of(jet_p4)
-        momenta = frame.particles(p4).masked_fill(~mask.unsqueeze(-1), 0.0)
+        padded = ~mask.unsqueeze(-1)
+        frame, momenta = RestFrame.of_particles(p4.masked_fill(padded, 0.0))
+        momenta = momenta.masked_fill(padded, 0.0)
         tokens, cls, vectors = self.at_rest(momenta, frame.mass, mask)
-        return LorentzJets(tokens, cls, vectors, momenta, jet_p4, frame, mask)
+        return LorentzJets(tokens, cls, vectors, momenta, frame, mask)
 
     def at_rest(self, momenta: Tensor, mass: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The network itself: plain tensors in and out, no control flow that depends on data.

@@ -66,13 +66,19 @@ class LorentzLatent:
 
     Attributes:
         scalars: (batch, n_scalars) invariant.
-        jet_p4: (batch, 4) float64, momentum of the jet in GeV.
+        jet: (batch, 4) float64, mass and momentum (m, px, py, pz) of the jet in GeV. Not its energy: that of a jet at
+            high γ does not tell the mass.
         at_rest: (batch, n_vectors − 1, 4) the other vectors, in the rest frame of the jet, in units of its mass.
     """
 
     scalars: Tensor
-    jet_p4: Tensor
+    jet: Tensor
     at_rest: Tensor
+
+    @property
+    def frame(self) -> RestFrame:
+        """The rest frame of the jet."""
+        return RestFrame.of_mass(self.jet[:, 0], self.jet[:, 1:])
 
     @property
     def n_vectors(self) -> int:
@@ -82,7 +88,7 @@ class LorentzLatent:
     @property
     def vectors(self) -> Tensor:
         """(batch, n_vectors, 4) float64 in GeV, in the frame of the observer, the jet's momentum first."""
-        return torch.cat([self.jet_p4.unsqueeze(1), RestFrame.of(self.jet_p4).to_lab(self.at_rest)], 1)
+        return torch.cat([self.frame.jet_p4.unsqueeze(1), self.frame.to_lab(self.at_rest)], 1)
 
     @property
     def size(self) -> int:
@@ -90,8 +96,8 @@ class LorentzLatent:
         return self.numbers().shape[1]
 
     def numbers(self) -> Tensor:
-        """(batch, size) float64, what is stored: the scalars, the jet's momentum, then the other vectors."""
-        return torch.cat([self.scalars.double(), self.jet_p4, self.at_rest.double().flatten(1)], 1)
+        """(batch, size) float64, what is stored: the scalars, mass and momentum of the jet, the other vectors."""
+        return torch.cat([self.scalars.double(), self.jet, self.at_rest.double().flatten(1)], 1)
 
     @classmethod
     def of(cls, numbers: Tensor, n_scalars: int, n_vectors: int) -> LorentzLatent:
@@ -214,7 +220,7 @@ class LorentzDecoder(nn.Module):
                 remedy="decode it with the model that made it",
             )
         dtype = self.slots.dtype
-        frame = RestFrame.of(latent.jet_p4)
+        frame = latent.frame
         others = latent.at_rest.to(dtype).mT
         jet = rest_velocity(others).view(1, 4, 1).expand(len(others), -1, -1)
         momenta, presence = self.at_rest(latent.scalars.to(dtype), torch.cat([jet, others], -1), frame.mass)
@@ -239,7 +245,8 @@ class LorentzAutoencoder(nn.Module):
 
     def latent(self, jets: LorentzJets) -> LorentzLatent:
         """What is kept of encoded jets."""
-        return LorentzLatent(self.to_scalars(jets.cls), jets.jet_p4, jets.vectors.mT)
+        jet = torch.cat([jets.frame.mass.unsqueeze(1), jets.frame.jet_p4[:, 1:]], 1)
+        return LorentzLatent(self.to_scalars(jets.cls), jet, jets.vectors.mT)
 
     def encode(self, p4: Tensor, mask: Tensor) -> LorentzLatent:
         """(batch, n, 4) momenta in GeV and (batch, n) bool → latent."""

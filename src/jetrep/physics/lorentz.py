@@ -24,6 +24,7 @@ __all__ = ["METRIC", "RestFrame", "boost", "minkowski", "random_directions", "ra
 METRIC = (1.0, -1.0, -1.0, -1.0)
 """Diagonal of η."""
 
+_TINY = 1e-30
 _MIN_MASS = 1e-3  # GeV; far below the mass of any two resolved particles, and finite for one massless particle
 
 
@@ -78,6 +79,12 @@ def random_lorentz(gamma: Tensor, generator: torch.Generator | None = None) -> T
     return boost(gamma.double(), random_directions(len(gamma), generator)) @ turned
 
 
+def _distance2(a: Tensor, b: Tensor) -> Tensor:
+    """|a − b|² of (..., 3), without an array of the differences."""
+    x, y, z = (a[..., k] - b[..., k] for k in range(3))
+    return x * x + y * y + z * z
+
+
 @dataclass(frozen=True)
 class RestFrame:
     """The rest frame of each jet, momenta in units of the jet mass. All arithmetic is in float64.
@@ -97,16 +104,65 @@ class RestFrame:
     mass: Tensor
 
     @classmethod
-    def of(cls, jet_p4: Tensor) -> RestFrame:
-        """The rest frame of jets with four-momenta (..., 4) in GeV."""
-        jet = jet_p4.double()
-        momentum = jet[..., 1:]
-        size = torch.linalg.vector_norm(momentum, dim=-1)
-        mass = ((jet[..., 0] - size) * (jet[..., 0] + size)).clamp(min=_MIN_MASS**2).sqrt()
-        u = momentum / mass.unsqueeze(-1)
+    def of_mass(cls, mass: Tensor, momentum: Tensor) -> RestFrame:
+        """The rest frame of jets with masses (...) and momenta (..., 3) in GeV. Nothing cancels."""
+        mass = mass.double().clamp(min=_MIN_MASS)
+        u = momentum.double() / mass.unsqueeze(-1)
         # Not E/m: u·u = 1 must hold also where the mass is the smallest allowed.
-        u0 = torch.sqrt(1 + u.square().sum(-1, keepdim=True))
-        return cls(torch.cat([u0, u], -1), mass)
+        return cls(torch.cat([torch.sqrt(1 + u.square().sum(-1, keepdim=True)), u], -1), mass)
+
+    @classmethod
+    def of(cls, jet_p4: Tensor) -> RestFrame:
+        """The rest frame of jets with four-momenta (..., 4) in GeV; γ² ε of the mass are lost (see `of_particles`)."""
+        jet = jet_p4.double()
+        size = torch.linalg.vector_norm(jet[..., 1:], dim=-1)
+        mass = ((jet[..., 0] - size) * (jet[..., 0] + size)).clamp(min=_MIN_MASS**2).sqrt()
+        return cls.of_mass(mass, jet[..., 1:])
+
+    @classmethod
+    def of_particles(cls, p4: Tensor) -> tuple[RestFrame, Tensor]:
+        """The rest frame of jets, and their particles in it, in units of the mass: for any boost of the jet.
+
+        With a machine precision ε, E − p of a particle of a jet at Lorentz factor γ is known to γ² ε, its direction to
+        γ ε. So nothing here is a difference of energy and momentum: products of particles come from the angles between
+        them, energies in the frame from the angles to the jet. A mass squared below rounding, m² < 16 ε E², negative
+        ones among them, counts as zero.
+
+        Args:
+            p4: (..., n, 4) momenta in GeV, zero where padded.
+
+        Returns:
+            The frame, and (..., n, 4) float64 momenta, those of padding zero up to 1e-20.
+        """
+        rounding = 16 * torch.finfo(p4.dtype).eps
+        energy, momentum = p4[..., 0].double(), p4[..., 1:].double()
+        size = torch.linalg.vector_norm(momentum, dim=-1)
+        mass2 = (energy - size) * (energy + size)
+        mass2 = mass2.masked_fill(mass2 <= rounding * energy.square(), 0.0)
+        # The floors, here and below, keep gradients at vanishing momenta finite.
+        energy = torch.sqrt((size.square() + mass2).clamp(min=_TINY**2))
+        direction = momentum / size.clamp(min=_TINY).unsqueeze(-1)
+        jet = momentum.sum(-2)
+        product, square = size.unsqueeze(-1) * size.unsqueeze(-2), size.square()
+        massive = mass2.unsqueeze(-1) * (mass2 + square).unsqueeze(-2) + square.unsqueeze(-1) * mass2.unsqueeze(-2)
+        aligned = massive / (energy.unsqueeze(-1) * energy.unsqueeze(-2) + product)  # E_i E_j − |p_i||p_j|
+        gram = 0.5 * product * _distance2(direction.unsqueeze(-2), direction.unsqueeze(-3)) + aligned
+        frame = cls.of_mass(gram.sum((-2, -1)).clamp(min=_MIN_MASS**2).sqrt(), jet)
+        u0, u = frame.velocity[..., :1], frame.velocity[..., 1:]
+        rapid = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+        axis = (u / rapid.clamp(min=_TINY)).unsqueeze(-2)
+        along = (energy.square() + rapid.square() * mass2) / (u0 * energy + rapid * size)  # u⁰E − |u||p|
+        at_rest = along + 0.5 * rapid * size * _distance2(direction, axis)
+        shift = u.unsqueeze(-2) * ((energy + at_rest) / (1 + u0)).unsqueeze(-1)
+        scale = frame.mass.unsqueeze(-1)
+        momentum = (momentum - shift) / scale.unsqueeze(-1)
+        energy = torch.sqrt((momentum.square().sum(-1) + mass2 / scale.square()).clamp(min=_TINY**2))
+        return frame, torch.cat([energy.unsqueeze(-1), momentum], -1)
+
+    @property
+    def jet_p4(self) -> Tensor:
+        """(..., 4) four-momenta of the jets in GeV."""
+        return self.velocity * self.mass.unsqueeze(-1)
 
     def to_rest(self, p4: Tensor) -> Tensor:
         """Momenta (..., n, 4) in GeV → in the frame, in units of the mass, float64."""
@@ -115,20 +171,6 @@ class RestFrame:
     def to_lab(self, p4: Tensor) -> Tensor:
         """Momenta (..., n, 4) in the frame → in GeV, float64: the inverse of `to_rest`."""
         return self._boosted(p4.double(), -1.0) * self.mass[..., None, None]
-
-    def particles(self, p4: Tensor) -> Tensor:
-        """`to_rest` for particles: their energies follow from momentum and mass.
-
-        The energy in the frame is a difference of large numbers, as is the momentum. Where rounding drives the two
-        apart a particle could become space-like; m² < 0 counts as massless.
-        """
-        p4 = p4.double()
-        size = torch.linalg.vector_norm(p4[..., 1:], dim=-1)
-        mass2 = ((p4[..., 0] - size) * (p4[..., 0] + size)).clamp(min=0) / self.mass.square().unsqueeze(-1)
-        momentum = self.to_rest(p4)[..., 1:]
-        # The floor keeps the gradient at a vanishing momentum finite.
-        energy = torch.sqrt((momentum.square().sum(-1) + mass2).clamp(min=1e-60))
-        return torch.cat([energy.unsqueeze(-1), momentum], -1)
 
     def _boosted(self, p4: Tensor, sign: float) -> Tensor:
         u0, u = self.velocity[..., None, :1], sign * self.velocity[..., None, 1:]
