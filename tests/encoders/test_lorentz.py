@@ -14,7 +14,9 @@ from jetrep.encoders.lorentz_pooling import LorentzPooling
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import JetBatch
+from jetrep.model import ClassifierConfig, JetModel, ModelConfig
 from jetrep.physics.lorentz import minkowski, random_lorentz, transform
+from jetrep.training.checkpoint import load_model, save_model
 from lorentz_jets import jets_of, observers, seen_by
 from random_jets import random_jets
 
@@ -257,3 +259,13 @@ def test_network_compiles_without_breaks():
         compiled(jets.momenta, jets.frame.mass, jets.mask), (jets.tokens, jets.cls, jets.vectors), strict=True
     ):
         torch.testing.assert_close(got, expected)
+
+
+def test_works_in_a_tagger_and_comes_back_from_its_record(tmp_path):
+    config = ModelConfig(encoder=replace(SMALL, maxdim=3), head=ClassifierConfig((8,), 0.0), classes=("qcd", "top"))
+    model, jets = JetModel(config).eval(), random_jets([12, 5, 1])
+    expected = model.predict(jets)
+    save_model(model, tmp_path, provenance={})
+    again = load_model(tmp_path)
+    assert again.config == config
+    assert (again.predict(jets) == expected).all()
