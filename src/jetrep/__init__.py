@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jetrep.store.prepare import prepare
     from jetrep.store.reader import Store
     from jetrep.store.simulate import simulate
+    from jetrep.studies.compare import compare
     from jetrep.studies.demo import demo
     from jetrep.studies.embed import embed
     from jetrep.studies.evaluate import evaluate
@@ -37,6 +38,7 @@ _HOME = {
     "Jets": "jets",
     "JetModel": "model",
     "Store": "store.reader",
+    "compare": "studies.compare",
     "datasets": "store.catalog_verbs",
     "demo": "studies.demo",
     "download": "store.catalog_verbs",
@@ -61,6 +63,7 @@ __all__ = [
     "Jets",
     "Store",
     "__version__",
+    "compare",
     "datasets",
     "demo",
     "download",

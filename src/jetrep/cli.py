@@ -42,6 +42,7 @@ VERBS = {
     "embed": ("jetrep.studies.embed", "Embeddings and scores → Parquet"),
     "import": ("jetrep.studies.import_weights", "Published weights of others → a run"),
     "transfer": ("jetrep.studies.transfer", "The study of the demo on stores of your choice"),
+    "compare": ("jetrep.studies.compare", "Every objective on one encoder, under one protocol"),
 }
 
 # Options whose natural name is a Python keyword.

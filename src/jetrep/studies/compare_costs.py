@@ -1,0 +1,82 @@
+"""What learning costs: parameters, and floating-point operations counted on one batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from jetrep.encoders.build import build_encoder
+from jetrep.features import FEATURE_SETS, Features
+from jetrep.model import JetModel, ModelConfig
+from jetrep.objectives.base import Objective
+from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
+from jetrep.objectives.supervised import Supervised
+from jetrep.training.batches import ShuffledBatches
+from jetrep.training.data import open_pool
+
+if TYPE_CHECKING:
+    from jetrep.studies.compare_study import Row, Study
+
+__all__ = ["parameters_of", "step_flops", "steps_of"]
+
+_SAMPLE = 2_000
+"""Jets that features and tokens are fitted to; the count does not depend on them."""
+
+
+def parameters_of(study: Study) -> int:
+    """Number of parameters of the encoder, which all rows share."""
+    with torch.random.fork_rng(devices=[]):
+        encoder = build_encoder(study.encoder, len(FEATURE_SETS[study.features.names]))
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def step_flops(study: Study, what: ObjectiveConfig | Literal["supervised", "forward"]) -> float:
+    """FLOPs per jet of one training step of an objective, forward and backward, or of encoding one jet ("forward").
+
+    Matrix products, convolutions and attention are counted (2 FLOPs for each multiplication with addition) on the
+    first batch of the first seed; what is element by element is not. The optimiser is not counted either.
+    """
+    supervised = isinstance(what, str)
+    needs = None if isinstance(what, str) else needs_of(what)
+    labelled = supervised or bool(needs and needs.labels)
+    pool = open_pool(
+        study.train if labelled else study.unlabelled or study.train,
+        labelled=labelled,
+        history=bool(needs and needs.history),
+        columns=study.features.columns,
+        max_jets=study.max_jets,
+        max_particles=study.max_particles,
+    )
+    batch = next(ShuffledBatches(pool, study.batch_size, 0, prefetch=0).from_step(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fit_on = pool.sample(_SAMPLE) if study.features.standardization == "data" else None
+        inputs = Features(study.features, fit_on=fit_on)
+        encoder = build_encoder(study.encoder, len(inputs.names))
+        objective: Objective
+        if isinstance(what, str):
+            config = ModelConfig(
+                study.features, study.encoder, head=study.finetuning.head, classes=tuple(study.train_jets.classes)
+            )
+            objective = Supervised(model := JetModel(config, inputs, encoder))
+            if what == "forward":
+                with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                    model.eval().pooled(batch)
+                return float(counter.get_total_flops()) / len(batch)
+        else:
+            objective = build_objective(what, inputs, encoder, sample=lambda: pool.sample(_SAMPLE))
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.backward(objective(batch, 0, 1, torch.Generator().manual_seed(0)).loss)
+    return float(counter.get_total_flops()) / len(batch)
+
+
+def steps_of(study: Study, row: Row) -> int:
+    """Steps of the pretraining of a row within the budget.
+
+    A budget of FLOPs is what supervised training spends in the steps of the budget of steps, optimisers aside.
+    """
+    if study.budget == "steps" or isinstance(row.objective, str):
+        return study.steps
+    return max(1, round(study.steps * step_flops(study, "supervised") / step_flops(study, row.objective)))

@@ -1,0 +1,58 @@
+"""The figures of a comparison."""
+
+from __future__ import annotations
+
+from jetrep.report.comparison import bars, confusions, label_efficiency
+from jetrep.report.style import save
+from jetrep.report.tables import ResultsTable
+from jetrep.studies.compare_tables import HEADS, Numbers
+from jetrep.studies.evaluate import draw_embedding
+from jetrep.training.checkpoint import RECORD, load_model
+
+__all__ = ["draw_comparison"]
+
+
+def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool = True) -> None:
+    """Draw bars of each metric, label efficiency, confusion matrices and embeddings into the folder of the study.
+
+    Args:
+        numbers: all numbers.
+        table: rows by heads, at all labels.
+        projection: draw PCA and t-SNE of the embeddings of the first seed, too.
+    """
+    study, out = numbers.study, numbers.study.out
+    for metric, stem in (("macro AUC", "auc"), ("accuracy", "accuracy")):
+        save(bars(table, metric, baseline=_random(numbers)), out / f"{stem}.png", pdf=True)
+    curves = {
+        HEADS[head]: {
+            row.name: {
+                n: m
+                for n in numbers.n_labels(head)
+                if (m := numbers.mean(row.name, head, "auc_ovo", n_labels=n)) is not None
+            }
+            for row in study.rows
+            if numbers.select(row.name, head, "auc_ovo")
+        }
+        for head in numbers.heads
+        if len(numbers.n_labels(head)) > 1
+    }
+    if curves:
+        save(label_efficiency(curves), out / "label_efficiency.png", pdf=True)
+    first = {row.name: cell["confusions"] for row, seed, cell in numbers.cells if seed == 0}
+    for head in numbers.heads:
+        matrices = {name: found[head] for name, found in first.items() if head in found}
+        save(confusions(matrices, study.test_jets.classes), out / f"confusion-{head}.png", pdf=True)
+    if not projection:
+        return
+    for row in study.rows:
+        folder = study.folder(row, 0)
+        run = next(
+            (folder / name for name in ("pretrain", "supervised-all") if (folder / name / RECORD).exists()), None
+        )
+        if run is not None:
+            file = out / f"embedding-{folder.name.removesuffix('-seed-0')}.png"
+            draw_embedding(load_model(run), {row.name: study.test_jets}, file, seed=0)
+
+
+def _random(numbers: Numbers) -> str:
+    return next((row.name for row in numbers.study.rows if row.objective == "random"), "")

@@ -1,0 +1,257 @@
+import json
+import shutil
+from collections import defaultdict
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jetrep import cli
+from jetrep.encoders.particlenet import ParticleNetConfig
+from jetrep.encoders.transformer import TransformerConfig
+from jetrep.errors import InputError
+from jetrep.objectives.build import OBJECTIVES
+from jetrep.studies.compare import compare
+from jetrep.studies.compare_study import TaggerTraining
+from jetrep.training.run import RunFolder
+from prong_jets import prong_jets, write_store
+
+ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=32)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stores")
+    return {
+        "train": [write_store(root / "train", prong_jets(160, 1))],
+        "test": [write_store(root / "test", prong_jets(240, 2))],
+    }
+
+
+def settings(stores, out, **changes):
+    return {
+        **stores,
+        "out": out,
+        "objectives": ["self_distillation", {"kind": "supcon", "name": "SupCon", "optimizer": {"lr": 0.001}}],
+        "encoder": ENCODER,
+        "epochs": 1,
+        "batch_size": 40,
+        "finetuning": TaggerTraining(epochs=1),
+        "n_labels": [60],
+        "seeds": 1,
+        "n_bootstrap": 5,
+        "projection": False,
+        "quiet": True,
+    } | changes
+
+
+@pytest.fixture(scope="module")
+def finished(stores, tmp_path_factory):
+    """A comparison of two objectives and all baselines, the first cells computed one by one."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    for cell in (3, 1):
+        record = compare(**settings(stores, out), cell=cell)
+        assert [line["done"] for line in record["cells"]].count(True) == (0 if cell == 3 else 1)
+        assert not (out / "results.parquet").exists()
+    return out, compare(**settings(stores, out))
+
+
+def content(out):
+    return pq.read_table(out / "results.parquet").to_pydict()
+
+
+def test_the_output_is_complete(finished):
+    out, record = finished
+    expected = {"results.parquet", "results.json", "results.md", "results.tex", "auc.png", "accuracy.png"}
+    expected |= {"label_efficiency.png", "confusion-finetune.png", "confusion-knn.png"}
+    assert expected <= {file.name for file in out.iterdir()}
+    assert [line["row"] for line in record["cells"]] == [
+        *("self_distillation", "SupCon", "supervised", "random", "mass, multiplicity")
+    ]
+    rows = content(out)
+    found = defaultdict(set)
+    for row, head, n in zip(rows["row"], rows["head"], rows["n_labels"], strict=True):
+        found[row].add((head, n))
+    heads = {(head, n) for head in ("knn", "linear_cls", "linear_mean", "finetune") for n in (60, 160)}
+    for row in ("self_distillation", "SupCon", "supervised", "random"):
+        assert found[row] == heads
+    assert found["mass, multiplicity"] == {(head, n) for head in ("knn", "linear", "bdt") for n in (60, 160)}
+    # 120 background jets resolve an ε_B of 1 %, but not of 0.1 %
+    assert set(rows["metric"]) == {"accuracy", "auc_ovo", "auc", "rejection", "efficiency_at_0.01"}
+    assert "pretrained with the labels of all jets: SupCon" in (out / "results.md").read_text()
+
+
+def test_tables_hold_what_the_parquet_file_holds(finished):
+    out, record = finished
+    rows = content(out)
+    main = record["tables"][0]["results"]
+    for row, head, domain in (("SupCon", "knn", "k-NN"), ("random", "finetune", "fine-tuned")):
+        [value] = [
+            value
+            for value, *key in zip(
+                *(rows[name] for name in ("value", "row", "head", "metric", "n_labels")), strict=True
+            )
+            if key == [row, head, "auc_ovo", 160]
+        ]
+        assert main[row][domain]["macro AUC"]["value"] == value
+    gain = record["tables"][1]["results"]["SupCon"]["k-NN"]["macro AUC"]["value"]
+    assert gain == pytest.approx(
+        main["SupCon"]["k-NN"]["macro AUC"]["value"] - main["random"]["k-NN"]["macro AUC"]["value"]
+    )
+    assert json.loads((out / "results.json").read_text()) == record["tables"]
+    latex = (out / "results.tex").read_text()
+    assert latex.count(r"\begin{table}") == len(record["tables"])
+    assert "self\\_distillation" in latex
+    assert "ε" not in latex
+
+
+def test_all_rows_share_steps_and_encoder_and_say_what_they_cost(finished):
+    rows = content(finished[0])
+    cost = {
+        row: (parameters, steps, forward, step, seconds)
+        for row, parameters, steps, forward, step, seconds in zip(
+            *(rows[name] for name in ("row", "parameters", "steps", "flops_per_jet", "step_flops_per_jet", "seconds")),
+            strict=True,
+        )
+    }
+    assert cost["self_distillation"][1] == cost["SupCon"][1] == 4
+    assert cost["supervised"][1] == pytest.approx(4, abs=1)  # in whole epochs
+    assert cost["random"][1] == 0
+    assert len({values[0] for row, values in cost.items() if row != "mass, multiplicity"}) == 1
+    assert all(values[4] > 0 for row, values in cost.items() if row != "mass, multiplicity")
+    forward, step = cost["supervised"][2:4]
+    assert 2 < step / forward < 3.5  # the backward pass has two products for each of the forward pass
+    # A transformer multiplies each token by each weight once: this much, and attention and few others on top.
+    tokens, width, hidden = 1 + ENCODER.n_registers + 20, ENCODER.width, ENCODER.mlp_hidden
+    products = ENCODER.depth * tokens * 2 * (4 * width * width + 2 * width * hidden)
+    assert 0.7 * products < forward < 5 * products
+
+
+def test_a_finished_comparison_is_not_computed_again(finished, stores, monkeypatch):
+    out, record = finished
+    monkeypatch.setattr(RunFolder, "begin", lambda self: pytest.fail("trained again"))
+    before = content(out)
+    again = compare(**settings(stores, out))
+    assert all(line["done"] for line in again["cells"])
+    assert content(out) == before
+    assert again["tables"] == record["tables"]
+
+
+def test_a_stopped_cell_goes_on_and_gives_the_same_numbers(stores, tmp_path):
+    changes = {"objectives": ["supcon"], "baselines": []}
+    compare(**settings(stores, tmp_path / "out", **changes))
+    folder = tmp_path / "out" / "cells" / "supcon-seed-0"
+    weights = (folder / "pretrain" / "model.safetensors").stat().st_mtime_ns
+    before = json.loads((folder / "cell.json").read_text())
+    (folder / "cell.json").unlink()
+    shutil.rmtree(folder / "finetune-60")
+    compare(**settings(stores, tmp_path / "out", **changes), cell=0)
+    after = json.loads((folder / "cell.json").read_text())
+    assert after["results"] == before["results"]
+    assert (folder / "pretrain" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_changed_settings_are_refused(finished, stores):
+    out, _ = finished
+    for changes, named in (
+        ({"epochs": 2}, "epochs"),
+        ({"finetuning": TaggerTraining(epochs=2)}, "finetuning"),
+        ({"n_labels": [80]}, "n_labels"),
+    ):
+        with pytest.raises(InputError, match=f"other settings .{named}.*--overwrite"):
+            compare(**settings(stores, out, **changes))
+
+
+def test_cells_are_listed_and_nothing_is_computed(stores, tmp_path, capsys):
+    record = compare(**settings(stores, tmp_path / "out", seeds=2, list_cells=True))
+    assert len(record["cells"]) == 10
+    assert "6 SupCon, seed 1" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_of_flops_gives_fewer_steps_to_what_costs_more(stores, tmp_path):
+    out = tmp_path / "out"
+    compare(
+        **settings(stores, out, objectives=["self_distillation"], baselines=["supervised"], budget="flops", epochs=4)
+    )
+    rows = content(out)
+    spent = {
+        row: (steps, steps * flops)
+        for row, steps, flops in zip(*(rows[name] for name in ("row", "steps", "step_flops_per_jet")), strict=True)
+    }
+    assert 1 <= spent["self_distillation"][0] < spent["supervised"][0]
+    assert spent["self_distillation"][1] == pytest.approx(16 / spent["supervised"][0] * spent["supervised"][1], rel=0.2)
+
+
+def test_several_processes_compute_what_one_computes(finished, stores, tmp_path):
+    changes = {"objectives": [], "baselines": ["random", "observables"]}
+    compare(**settings(stores, tmp_path / "out", jobs=2, **changes))
+    rows, whole = (content(out) for out in (tmp_path / "out", finished[0]))
+
+    def values(table, kind):
+        return [v for v, k in zip(table["value"], table["kind"], strict=True) if k == kind]
+
+    for kind in ("random", "observables"):
+        np.testing.assert_allclose(values(rows, kind), values(whole, kind), rtol=1e-6)
+
+
+def test_an_encoder_with_one_vector_has_one_linear_probe(stores, tmp_path):
+    encoder = ParticleNetConfig(neighbours=4, channels=((8,),))
+    compare(**settings(stores, tmp_path / "out", objectives=[], baselines=["random"], encoder=encoder, n_labels=[]))
+    assert set(content(tmp_path / "out")["head"]) == {"knn", "linear_cls", "finetune"}
+
+
+def test_every_kind_of_objective_is_known_by_its_name(stores, tmp_path):
+    kinds = [config.kind for config in OBJECTIVES]
+    record = compare(**settings(stores, tmp_path, objectives=kinds, baselines=[], list_cells=True))
+    assert [line["row"] for line in record["cells"]] == kinds
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": ["rhino"]}, "there is no objective 'rhino'; known: self_distillation"),
+        ({"objectives": [{"kind": "jetclr", "temprature": 1}]}, "settings of 'jetclr' cannot be used.*temprature"),
+        ({"objectives": ["jetclr", "jetclr"]}, "two rows are called 'jetclr'"),
+        ({"objectives": [], "baselines": []}, "nothing to compare"),
+        ({"background": "gluon"}, "there is no class 'gluon'"),
+        ({"efficiencies": {"w": 0.5}}, "there is no signal 'w'; known: top"),
+        ({"efficiencies": {"top": 1.5}}, "is 1.5 for top"),
+        ({"cell": 5}, "there is no cell 5; choose from 0 to 4"),
+        ({"batch_size": 500}, "fewer jets than one batch of 500"),
+        ({"seeds": 0}, "is 0; give 1 or more"),
+        ({"n_labels": [0]}, "is 0; give 1 or more"),
+    ],
+)
+def test_bad_settings_are_told_before_anything_is_computed(stores, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        compare(**settings(stores, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_jets_are_told_before_anything_is_computed(stores, tmp_path):
+    unlabelled = write_store(tmp_path / "unlabelled", prong_jets(60, 3).with_labels(None))
+    one = write_store(tmp_path / "one", prong_jets(60, 3)[::2])
+    other = write_store(tmp_path / "other", prong_jets(60, 3, ("qcd", "w")))
+    for changes, message in (
+        ({"train": [unlabelled]}, "unlabelled, .*the jets are unlabelled"),
+        ({"unlabelled": [unlabelled]}, "unlabelled, .*the jets are unlabelled"),  # by SupCon
+        ({"test": [one]}, "one, field 'label': holds no jets of class top"),
+        ({"test": [other]}, "jets of class w are not among qcd, top"),
+        ({"test": stores["train"]}, "holds the jets to train on"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare(**settings(stores, tmp_path / "out", **changes))
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_takes_names_and_yaml(stores, tmp_path, capsys):
+    config = tmp_path / "study.yaml"
+    config.write_text("objectives: [jetclr, {kind: supcon, name: labelled, temperature: 0.2}]\nn_labels: [60]\n")
+    places = ["--train", str(stores["train"][0]), "--test", str(stores["test"][0]), "--out", str(tmp_path / "out")]
+    assert cli.main(["compare", "--config", str(config), *places, "--seeds", "1", "--list-cells"]) == 0
+    assert [line.split(", ")[0].split()[1] for line in capsys.readouterr().out.splitlines()] == [
+        *("jetclr", "labelled", "supervised", "random", "mass")
+    ]
+    assert cli.main(["compare", *places, "--objectives", "supcon", "rhino", "--list-cells"]) == 1
+    assert "there is no objective 'rhino'" in capsys.readouterr().err
