@@ -160,7 +160,7 @@ def stepper(objective: SelfDistillation, dtype: torch.dtype) -> Step:
             torch.nn.utils.clip_grad_norm_(parameters, 3.0)
         optimizer.step()
         optimizer.zero_grad()
-        objective.update_teacher(1, 1000)
+        objective.after_step(1, 1000)
         return float(loss.detach())
 
     return step

@@ -104,8 +104,10 @@ def test_any_windows_show_every_jet_once(store, seed, epoch, block, window, batc
     assert sorted(np.concatenate(shown)) == list(range(200))
     assert order.starts[-1] == 200
     if window:
-        # Memory is bounded: no window has more blocks than one asked for, but for what does not divide.
-        assert max(map(len, shown)) <= block * (window + 1)
+        # Memory is bounded: as many windows as were asked for, one block of each group. Shards end in smaller blocks.
+        assert batches._order.n_windows >= min(200 / (block * window), len(batches._order.blocks))
+        groups = -(-len(batches._order.blocks) // batches._order.n_windows)
+        assert max(map(len, shown)) <= block * groups
     steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
     rows = np.concatenate([batches.rows(step) for step in steps])
     np.testing.assert_array_equal(rows, np.concatenate(shown)[: len(rows)])

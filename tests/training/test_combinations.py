@@ -1,17 +1,25 @@
 """Any encoder with any objective, from the command line: kinds are chosen by name, and each has settings of its own."""
 
+import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from jetrep.cli import main
 from jetrep.encoders.build import KINDS
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig
+from jetrep.jets.columns import particle_types
 from jetrep.objectives.build import OBJECTIVES
 from jetrep.objectives.contrastive_config import SupConConfig
+from jetrep.objectives.masked import MaskedParticlesConfig
+from jetrep.objectives.tokenizer import TokenizerConfig, VQTokenizer
 from jetrep.training.checkpoint import load_model
+from jetrep.training.engine import EngineConfig
 from jetrep.training.pretrain import pretrain
 from prong_jets import prong_jets, write_store
 
@@ -84,3 +92,27 @@ def test_columns_that_augmented_jets_lack_are_refused(store, tmp_path):
     features = FeatureConfig("kinpid", "weaver")
     with pytest.raises(InputError, match="the objective's views lack"):
         pretrain([store], out=tmp_path / "run", features=features, objective=SupConConfig(), quiet=True)
+
+
+def test_a_tokeniser_is_saved_with_the_run_and_can_be_used_again(store, tmp_path):
+    config = MaskedParticlesConfig(target="vq", tokenizer=TokenizerConfig(n_codes=16, steps=5, batch_size=16))
+    settings = {"epochs": 1, "batch_size": 32, "engine": EngineConfig(accelerator="cpu", logger="none"), "quiet": True}
+    run = pretrain([store], out=tmp_path / "run", objective=config, **settings)
+    record, features = json.loads((run / "tokenizer.json").read_text()), load_model(run).features
+    assert 0 < record["inspection"]["codes_used"] <= 1
+    assert 0 < record["inspection"]["error"] < 10
+    tokenizer = VQTokenizer.from_record(record, load_file(run / "tokenizer.safetensors"), features)
+    assert tokenizer.names == ("log_pt_rel", "delta_eta", "delta_phi")
+
+
+def test_particle_types_are_predicted_from_the_columns_of_the_store(tmp_path):
+    jets = prong_jets(64)
+    types = particle_types(np.full(len(jets.p4), 211))
+    store = write_store(tmp_path / "data", replace(jets, measured=types))
+    config = MaskedParticlesConfig(identity_weight=0.3, n_codes=8)
+    settings = {"epochs": 2, "batch_size": 32, "engine": EngineConfig(accelerator="cpu", logger="none"), "quiet": True}
+    run = pretrain([store], out=tmp_path / "run", objective=config, **settings)
+    assert load_model(run).config.features.names == "kin"
+    plain = write_store(tmp_path / "plain", jets)
+    with pytest.raises(InputError, match="is_charged_hadron"):
+        pretrain([plain], out=tmp_path / "other", objective=config, **settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from jetrep.encoders.base import JetEncoder
 from jetrep.features import Features
 from jetrep.jets import JetBatch
 
-__all__ = ["Objective", "StepOutput", "layerwise_groups"]
+__all__ = ["Objective", "StepOutput", "follow"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Objective(nn.Module, ABC):
     """
 
     features: Features
+    encoder_lr: float = 1.0
 
     @property
     @abstractmethod
@@ -50,22 +51,38 @@ class Objective(nn.Module, ABC):
             generator: source of all randomness of this step, on the CPU, equal on all ranks.
         """
 
+    @property
+    def trained(self) -> JetEncoder:
+        """The encoder that is trained (for self-distillation, the student's)."""
+        return self.encoder
+
     @abstractmethod
+    def heads(self) -> Mapping[str, nn.Module]:
+        """What is trained beside the encoder, by name."""
+
     def parameter_groups(
         self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
     ) -> list[dict[str, Any]]:
-        """Groups for the optimiser, each with ``params``, ``lr``, ``weight_decay`` and ``name``.
+        """Groups for the optimiser, each with ``params``, ``lr``, ``weight_decay`` and ``name``: stem, blocks, heads.
 
         Args:
-            lr: learning rate of the heads.
+            lr: learning rate of the heads; the encoder has `encoder_lr` times this.
             weight_decay: of the weights.
-            layer_decay: factor from each layer to the one below it, down to the stem.
+            layer_decay: factor from each layer to the one below it, from the heads down to the stem.
             decay_all: False exempts vectors (biases, norms, LayerScale) and learned tokens from weight decay.
         """
+        layers = self.trained.layers()
+        named = [
+            (f"block {i}" if i else "stem", layer, lr * self.encoder_lr * layer_decay ** (len(layers) - i))
+            for i, layer in enumerate(layers)
+        ]
+        named += [(name, _trained(part), lr) for name, part in self.heads().items()]
+        return _groups(named, weight_decay, decay_all)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What is trained, by part: gradients are clipped part by part."""
-        return {"model": [parameter for parameter in self.parameters() if parameter.requires_grad]}
+        parts = {"encoder": self.trained, **self.heads()}
+        return {name: [parameter for _, parameter in _trained(part)] for name, part in parts.items()}
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Called after the optimiser's step number ``step`` (from 0)."""
@@ -76,8 +93,21 @@ class Objective(nn.Module, ABC):
         return []
 
 
-def layerwise_groups(
-    layers: Sequence[tuple[str, Iterable[tuple[str, nn.Parameter]], float]], weight_decay: float, decay_all: bool
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Teacher ← momentum · teacher + (1 − momentum) · student."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    # Running statistics of batch norms, in encoders that have them: the teacher never gathers its own.
+    for own, current in zip(teacher.buffers(), student.buffers(), strict=True):
+        own.copy_(current)
+
+
+def _trained(part: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(path, parameter) for path, parameter in part.named_parameters() if parameter.requires_grad]
+
+
+def _groups(
+    layers: Iterable[tuple[str, list[tuple[str, nn.Parameter]], float]], weight_decay: float, decay_all: bool
 ) -> list[dict[str, Any]]:
     """Optimiser groups from (name, named parameters, learning rate) of each layer; see `Objective.parameter_groups`."""
     groups: list[dict[str, Any]] = []

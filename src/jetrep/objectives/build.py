@@ -15,6 +15,7 @@ from jetrep.objectives.contrastive_config import JetCLRConfig, JetCLRScaleConfig
 from jetrep.objectives.jepa import Jepa, JepaConfig
 from jetrep.objectives.masked import MaskedParticles, MaskedParticlesConfig
 from jetrep.objectives.self_distillation import SelfDistillation, SelfDistillationConfig
+from jetrep.objectives.targets import Identity
 from jetrep.views.rg import ALL
 
 __all__ = ["OBJECTIVES", "Needs", "ObjectiveConfig", "build_objective", "needs_of"]
@@ -43,11 +44,13 @@ class Needs(NamedTuple):
         history: their merge history, because it looks at subjets.
         labels: their labels.
         measured: whether the particles it looks at still have what was measured of them.
+        columns: measured columns that it predicts.
     """
 
     history: bool
     labels: bool
     measured: bool
+    columns: tuple[str, ...] = ()
 
 
 def needs_of(config: ObjectiveConfig) -> Needs:
@@ -60,7 +63,8 @@ def needs_of(config: ObjectiveConfig) -> Needs:
         subjets = any(scale != ALL for tier in config.tiers for scale in tier)
         return Needs(history=subjets, labels=False, measured=not subjets)
     if isinstance(config, MaskedParticlesConfig | JepaConfig):
-        return Needs(history=False, labels=False, measured=True)
+        predicts = isinstance(config, MaskedParticlesConfig) and config.identity_weight
+        return Needs(history=False, labels=False, measured=True, columns=Identity.COLUMNS if predicts else ())
     # Augmented particles are no longer those that were measured.
     return Needs(history=False, labels=isinstance(config, SupConConfig), measured=False)
 

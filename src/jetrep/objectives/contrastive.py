@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from jetrep.encoders import ClassifierHead, JetEncoder
 from jetrep.errors import InputError
 from jetrep.features import Features, ModelInput
 from jetrep.jets import JetBatch
-from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
+from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.contrastive_config import (
     ContrastiveConfig,
     JetCLRConfig,
@@ -142,20 +141,9 @@ class Contrastive(Objective):
                 "cls_std": (unit - unit.mean(1, keepdim=True)).square().sum(-1).mean().sqrt(),
             }
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Encoder and head."""
-        return {name: list(part.parameters()) for name, part in self.net.named_children()}
-
-    def parameter_groups(
-        self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
-    ) -> list[dict[str, Any]]:
-        """Groups for the optimiser, the stem first, the head last; see `Objective.parameter_groups`."""
-        layers = self.encoder.layers()
-        named = [
-            (f"block {i}" if i else "stem", layer, lr * layer_decay ** (len(layers) - i))
-            for i, layer in enumerate(layers)
-        ]
-        return layerwise_groups([*named, ("head", list(self.net.head.named_parameters()), lr)], weight_decay, decay_all)
+    def heads(self) -> dict[str, nn.Module]:
+        """The projection."""
+        return {"head": self.net.head}
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         """Signs of collapse; see `jetrep.objectives.monitors`, and projections that are the same for all jets."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from jetrep.encoders.decoder import Decoder, DecoderConfig
 from jetrep.errors import InputError, at_least
 from jetrep.features import Features
 from jetrep.jets import JetBatch
-from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
+from jetrep.objectives.base import Objective, StepOutput, follow
 from jetrep.objectives.hiding import check_fraction, hidden_particles, per_jet_weights, pt_ranks, survivors
 from jetrep.objectives.monitors import alarms, feature_rank
 from jetrep.objectives.schedules import cosine
@@ -140,35 +140,18 @@ class Jepa(Objective):
             metrics |= _monitors(seen.cls.float(), seen.at(batch.mask).float(), targets)
         return StepOutput(loss, metrics)
 
-    @torch.no_grad()
-    def update_teacher(self, step: int, total_steps: int) -> None:
-        """Teacher ← momentum · teacher + (1 − momentum) · student."""
-        student = self.student.encoder
-        weight = 1 - self.ema_momentum(step, total_steps)
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(student.parameters()), weight)
-        # Running statistics of batch norms: the teacher never gathers its own.
-        for own, current in zip(self.teacher.buffers(), student.buffers(), strict=True):
-            own.copy_(current)
-
     def after_step(self, step: int, total_steps: int) -> None:
-        """Updates the teacher."""
-        self.update_teacher(step, total_steps)
+        """The teacher follows the student."""
+        follow(self.teacher, self.student.encoder, self.ema_momentum(step, total_steps))
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The student's encoder and the predictor."""
-        return {name: list(part.parameters()) for name, part in self.student.named_children()}
+    @property
+    def trained(self) -> JetEncoder:
+        """The student."""
+        return self.student.encoder
 
-    def parameter_groups(
-        self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
-    ) -> list[dict[str, Any]]:
-        """Groups for the optimiser, the stem first, the predictor last; see `Objective.parameter_groups`."""
-        layers = self.student.encoder.layers()
-        named = [
-            (f"block {i}" if i else "stem", layer, lr * layer_decay ** (len(layers) - i))
-            for i, layer in enumerate(layers)
-        ]
-        predictor = ("predictor", list(self.student.predictor.named_parameters()), lr)
-        return layerwise_groups([*named, predictor], weight_decay, decay_all)
+    def heads(self) -> dict[str, nn.Module]:
+        """The predictor."""
+        return {"predictor": self.student.predictor}
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         """Signs of collapse: of the CLS tokens, and of the tokens that are predicted."""

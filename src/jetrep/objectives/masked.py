@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from jetrep.encoders.decoder import Decoder, DecoderConfig, SetTransformerConfig
 from jetrep.errors import InputError, at_least
 from jetrep.features import Features
 from jetrep.jets import JetBatch, Jets
-from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
+from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.hiding import (
     blanked,
     check_fraction,
@@ -252,31 +252,10 @@ class MaskedParticles(Objective):
             metrics |= _monitors(encoded.cls.detach().float())
         return StepOutput(loss, {"loss": loss.detach(), **metrics})
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Encoder, decoder and heads."""
-        return {
-            name: [p for p in part.parameters() if p.requires_grad]
-            for name, part in (("encoder", self.encoder), *self._heads())
-        }
-
-    def _heads(self) -> list[tuple[str, nn.Module]]:
-        heads: list[tuple[str, nn.Module]] = [("decoder", self.net.decoder), ("target", self.target)]
-        return heads if self.identity is None else [*heads, ("identity", self.identity)]
-
-    def parameter_groups(
-        self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
-    ) -> list[dict[str, Any]]:
-        """Groups for the optimiser, the stem first, decoder and heads last; see `Objective.parameter_groups`."""
-        layers = self.encoder.layers()
-        named = [
-            (f"block {i}" if i else "stem", layer, lr * layer_decay ** (len(layers) - i))
-            for i, layer in enumerate(layers)
-        ]
-        heads = [
-            (name, [(path, p) for path, p in part.named_parameters() if p.requires_grad], lr)
-            for name, part in self._heads()
-        ]
-        return layerwise_groups([*named, *heads], weight_decay, decay_all)
+    def heads(self) -> dict[str, nn.Module]:
+        """Decoder and heads."""
+        heads: dict[str, nn.Module] = {"decoder": self.net.decoder, "target": self.target}
+        return heads if self.identity is None else {**heads, "identity": self.identity}
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         """Signs of collapse, of the representation or of the codes."""

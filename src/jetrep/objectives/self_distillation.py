@@ -12,7 +12,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from jetrep.encoders import HeadConfig, JetEncoder, ProjectionHead
 from jetrep.errors import InputError, at_least
 from jetrep.features import Features, ModelInput
 from jetrep.jets import JetBatch
-from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
+from jetrep.objectives.base import Objective, StepOutput, follow
 from jetrep.objectives.distributed import all_max, rank, world_size
 from jetrep.objectives.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn
 from jetrep.objectives.monitors import alarms, collapse_monitors
@@ -361,34 +361,18 @@ class SelfDistillation(Objective):
         metrics["loss_ibot"] = loss.detach()
         return loss
 
-    @torch.no_grad()
-    def update_teacher(self, step: int, total_steps: int) -> None:
-        """Teacher ← momentum · teacher + (1 − momentum) · student."""
-        weight = 1 - self.ema_momentum(step, total_steps)
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), weight)
-        # Running statistics of batch norms, in encoders that have them: the teacher never gathers its own.
-        for own, current in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
-            own.copy_(current)
-
     def after_step(self, step: int, total_steps: int) -> None:
-        """Updates the teacher."""
-        self.update_teacher(step, total_steps)
+        """The teacher follows the student."""
+        follow(self.teacher, self.student, self.ema_momentum(step, total_steps))
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The student's encoder and heads, each for itself."""
-        return {name: list(part.parameters()) for name, part in self.student.named_children()}
+    @property
+    def trained(self) -> JetEncoder:
+        """The student's encoder."""
+        return self.student.encoder
 
-    def parameter_groups(
-        self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
-    ) -> list[dict[str, Any]]:
-        """Groups for the optimiser, the stem first, the heads last; see `Objective.parameter_groups`."""
-        layers = self.student.encoder.layers()
-        named = [
-            (f"block {i}" if i else "stem", layer, lr * layer_decay ** (len(layers) - i))
-            for i, layer in enumerate(layers)
-        ]
-        heads = [(name, list(part.named_parameters()), lr) for name, part in self.student.named_children()]
-        return layerwise_groups([*named, *heads[1:]], weight_decay, decay_all)
+    def heads(self) -> dict[str, nn.Module]:
+        """The student's heads."""
+        return {name: part for name, part in self.student.named_children() if name != "encoder"}
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         """Signs of collapse; see `jetrep.objectives.monitors`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -12,7 +10,7 @@ from jetrep.encoders.base import JetEncoder
 from jetrep.errors import InputError
 from jetrep.jets import JetBatch
 from jetrep.model import JetModel
-from jetrep.objectives.base import Objective, StepOutput, layerwise_groups
+from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.distributed import all_sum, world_size
 
 __all__ = ["Supervised"]
@@ -58,18 +56,6 @@ class Supervised(Objective):
         loss = each.sum() / (all_sum(total) / world_size())
         return StepOutput(loss, {"accuracy": (logits.argmax(-1) == batch.labels).float().mean()})
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Encoder and head."""
-        return {"encoder": list(self.encoder.parameters()), "head": list(self.head.parameters())}
-
-    def parameter_groups(
-        self, lr: float, weight_decay: float, layer_decay: float = 1.0, *, decay_all: bool = True
-    ) -> list[dict[str, Any]]:
-        """The head at the full rate, the encoder at its fraction of it with layer-wise decay."""
-        layers = self.encoder.layers()
-        named = [
-            (f"layer {i}", layer, lr * self.encoder_lr * layer_decay ** (len(layers) - i))
-            for i, layer in enumerate(layers)
-        ]
-        head = ("head", list(self.head.named_parameters()), lr)
-        return layerwise_groups([*named, head], weight_decay, decay_all)
+    def heads(self) -> dict[str, nn.Module]:
+        """The classifier."""
+        return {"head": self.head}

@@ -294,6 +294,7 @@ class Identity(nn.Module):
     """
 
     TYPES = ("is_charged_hadron", "is_neutral_hadron", "is_photon", "is_electron", "is_muon")
+    COLUMNS = (*TYPES, "charge")
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -305,7 +306,7 @@ class Identity(nn.Module):
         Raises:
             InputError: if the jets lack a column.
         """
-        for name in (*self.TYPES, "charge"):
+        for name in self.COLUMNS:
             if name not in measured:
                 raise InputError(
                     f"particle types are to be predicted, but the jets have no measured column '{name}'",

@@ -20,13 +20,17 @@ from safetensors.torch import load_file, save
 from jetrep import __version__
 from jetrep.encoders.build import KINDS
 from jetrep.errors import InputError
+from jetrep.features import Features
+from jetrep.jets import Jets
 from jetrep.model import JetModel, ModelConfig
+from jetrep.objectives.tokenizer import VQTokenizer
 from jetrep.report.files import replacing
 
-__all__ = ["SCHEMA_VERSION", "load_model", "model_record", "save_model", "weights_hash"]
+__all__ = ["SCHEMA_VERSION", "load_model", "model_record", "save_model", "save_tokenizer", "weights_hash"]
 
 SCHEMA_VERSION = 1
 WEIGHTS, RECORD = "model.safetensors", "model.json"
+TOKENIZER_WEIGHTS, TOKENIZER = "tokenizer.safetensors", "tokenizer.json"
 
 
 def save_model(model: JetModel, run: Path, *, provenance: Mapping[str, Any]) -> None:
@@ -59,6 +63,18 @@ def save_model(model: JetModel, run: Path, *, provenance: Mapping[str, Any]) -> 
         record_stream.flush()  # a full disk shows before the weights are replaced
         with replacing(run / WEIGHTS) as stream:
             stream.write(save(weights))
+
+
+def save_tokenizer(tokenizer: VQTokenizer, features: Features, jets: Jets, run: Path) -> None:
+    """Write a tokeniser into the folder ``run``, and beside it how many of its codes are used and how well it
+    reconstructs ``jets`` (see `VQTokenizer.inspect`).
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()}
+    record = {**tokenizer.record(), "inspection": tokenizer.inspect(features, jets)}
+    with replacing(run / TOKENIZER_WEIGHTS) as stream:
+        stream.write(save(weights))
+    with replacing(run / TOKENIZER) as stream:
+        stream.write((json.dumps(record, indent=2, default=str) + "\n").encode())
 
 
 def model_record(run: Path) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
+from jetrep.objectives.masked import MaskedParticles
 from jetrep.objectives.self_distillation import PRESETS
 from jetrep.training.batches import LoadingConfig, ShuffledBatches
+from jetrep.training.checkpoint import save_tokenizer
 from jetrep.training.data import open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
 from jetrep.training.run import RunFolder, run_settings
@@ -47,8 +49,8 @@ def pretrain(
     """Learn a representation of jets, without labels unless the objective needs them.
 
     Writes to the folder OUT: model.safetensors and model.json (the encoder, for finetune, probe and embed),
-    metrics.jsonl and training.png, TensorBoard files, and the state from which the same command resumes if it was
-    stopped.
+    metrics.jsonl and training.png, TensorBoard files, a tokeniser if the objective has one, and the state from which
+    the same command resumes if it was stopped.
 
     Args:
         data: stores with the jets; labels, if any, are used by objectives that need them (supcon).
@@ -94,7 +96,7 @@ def pretrain(
         max_jets=max_jets,
         labelled=True if needs.labels else None if classes or loading.balance.startswith("classes") else False,
         history=needs.history,
-        columns=features.columns,
+        columns=tuple(dict.fromkeys((*features.columns, *needs.columns))),
         max_particles=max_particles,
     )
     weights = balancing_weights(
@@ -128,6 +130,9 @@ def pretrain(
         module.features,
         module.encoder,
     )
-    run.finish(model, {"n_jets": len(jets), "seconds": round(time.monotonic() - start, 1)})
+    seconds = round(time.monotonic() - start, 1)
+    if isinstance(module, MaskedParticles) and module.tokenizer is not None:
+        save_tokenizer(module.tokenizer, module.features, jets.sample(2_000), out)
+    run.finish(model, {"n_jets": len(jets), "seconds": seconds})
     run.draw_curves()
     return out

@@ -16,7 +16,7 @@ from jetrep.model import JetModel
 from jetrep.report.curves import training_curves
 from jetrep.report.files import check_writable, replacing
 from jetrep.report.style import save
-from jetrep.training.checkpoint import RECORD, WEIGHTS, save_model
+from jetrep.training.checkpoint import RECORD, TOKENIZER, TOKENIZER_WEIGHTS, WEIGHTS, save_model
 from jetrep.training.data import data_hashes
 
 __all__ = ["METRICS", "RESUME", "RunFolder", "run_settings"]
@@ -143,7 +143,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
-        for name in (_SETTINGS, METRICS, CURVES, RESUME, RECORD, WEIGHTS):
+        for name in (_SETTINGS, METRICS, CURVES, RESUME, RECORD, WEIGHTS, TOKENIZER, TOKENIZER_WEIGHTS):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
