@@ -212,6 +212,16 @@ def test_trimming_takes_particles_from_the_longest_jets_in_training_alone():
     assert len(longest) > 2
 
 
+def test_particles_whose_tokens_will_be_read_are_not_trimmed():
+    encoder, view = built(replace(SMALL, trim=True)).train(), view_of([*range(1, 41)])
+    torch.manual_seed(0)
+    chosen = view.mask & (torch.rand(view.mask.shape) < 0.3)
+    for _ in range(5):
+        (encoded,) = encoder([view], [chosen])
+        assert (encoded.mask == view.mask).all()
+    assert any((encoder([view])[0].mask != view.mask).any() for _ in range(5))
+
+
 def test_stochastic_depth_keeps_the_mean_and_leaves_whole_jets_out():
     encoder = built(replace(SMALL, drop_path=0.5)).train()
     block, sequence = encoder.blocks[-1], torch.arange(4000).repeat_interleave(3)

@@ -285,12 +285,14 @@ class ParticleTransformer(JetEncoder):
 
         Args:
             views: any number of views, of any widths and batch sizes.
-            chosen: accepted for `JetTransformer`'s sake; all tokens are computed.
+            chosen: as for `JetEncoder`; all tokens are computed. Where tokens of particles are asked for, nothing is
+                trimmed.
 
         Returns:
             For each view, its `Encoded`.
         """
-        masks = [self._trimmed(view.mask) for view in views]
+        read = any(particles is not None for particles in chosen or ())
+        masks = [view.mask if read else self._trimmed(view.mask) for view in views]
         n_prefix = 0 if self.config.class_depth else len(self.prefix)
         packing = pack(masks, n_prefix, self.config.heads)
         jets = sum(len(mask) for mask in masks)
