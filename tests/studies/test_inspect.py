@@ -1,5 +1,7 @@
 """The verb `inspect`: what it prints is what is in the store."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,7 @@ def write(out, jets: Jets, **settings):
 def test_what_is_printed(tmp_path, jets, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
+    jets = replace(jets, measured={"charge": np.zeros(len(jets.p4), np.int8)}, observers={"weight": np.ones(300)})
     result = inspect(write(tmp_path / "s", jets, jets_per_shard=90), out=tmp_path / "s.png")
     printed = " ".join(capsys.readouterr().out.split())
     for words in (
@@ -40,6 +43,8 @@ def test_what_is_printed(tmp_path, jets, capsys, monkeypatch):
         "4 shards",
         f"schema {SCHEMA}",
         "command by hand",
+        "measured charge",
+        "observers weight",
         result["manifest"].content_hash,
         "Jet pT [GeV]",
         "Jet mass [GeV]",

@@ -76,7 +76,7 @@ def compare(
     """What does the objective do? One encoder learns the same jets in as many steps, under every objective.
 
     A comparison is a grid of cells, (row, seed). A row is an objective or a baseline: "supervised" (from scratch, as
-    many steps as a pretraining), "random" (the encoder untrained, and a tagger from scratch) and "mass, multiplicity".
+    many steps as a pretraining), "random" (the encoder untrained, then treated alike) and "mass, multiplicity".
     Each encoder is judged by k-NN, by linear probes on its class token and on the mean of its particle tokens, and
     fine-tuned as a whole; all of it also on fewer labels.
 

@@ -169,13 +169,13 @@ class _Cell:
         return load_model(run), epochs * per_epoch
 
     def _finetuned(self, run: Path, n: int | None) -> JetModel:
-        """The tagger on top of an encoder; from scratch on top of a random one."""
+        """The tagger on top of an encoder, alike for a random one: what it gains by its own training is no merit."""
         tuning = self.study.finetuning
         return load_model(
             self._tagger(
                 f"{FINETUNE}-{_label(n)}",
                 n,
-                from_run="none" if self.row.objective == "random" else run,
+                from_run=run,
                 optimizer=tuning.optimizer,
                 epochs=tuning.epochs,
                 patience=tuning.patience,

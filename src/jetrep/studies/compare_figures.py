@@ -36,6 +36,8 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
         for head in numbers.heads
         if len(numbers.n_labels(head)) > 1
     }
+    # A head of one row alone has nothing to be compared with.
+    curves = {head: lines for head, lines in curves.items() if len(lines) > 1} or curves
     if curves:
         save(label_efficiency(curves), out / "label_efficiency.png", pdf=True)
     first = {row.name: cell["confusions"] for row, seed, cell in numbers.cells if seed == 0}

@@ -115,8 +115,8 @@ def tables_of(numbers: Numbers, title: str) -> list[ResultsTable]:
     notes = [
         f"{len(study.train_jets)} labelled jets to train on, {len(study.test_jets)} to judge on; {_steps(study)}; "
         f"probes of frozen embeddings see at most {study.max_probe_jets} labels",
-        "random: the untrained encoder, its fine-tuned column a tagger trained from scratch for as long as the others "
-        "are fine-tuned; supervised: from scratch for as many steps as the others are pretrained",
+        "random: the untrained encoder, treated as the pretrained ones, fine-tuning included; supervised: from scratch "
+        "for as many steps as the others are pretrained, on no more labels than its probes",
     ]
     labelled = [row.name for row in study.rows if not isinstance(row.objective, str) and needs_of(row.objective).labels]
     if labelled:

@@ -120,6 +120,9 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts[f"dropped: {reason}"] = f"{n:,}"
     facts["clustering"] = f"{manifest.algorithm}, R = {manifest.R:g}"
     facts["columns"] = "p4 (E, px, py, pz in GeV), order, join, d_ij" + (", label" if manifest.classes else "")
+    for kind, columns in (("measured", manifest.measured), ("observers", manifest.observers)):
+        if columns:
+            facts[kind] = ", ".join(columns)
     plural = "s" if len(manifest.shards) > 1 else ""
     facts["files"] = f"{len(manifest.shards)} shard{plural}, {size / 1e6:,.1f} MB, schema {SCHEMA}"
     facts["created"] = manifest.created
