@@ -183,6 +183,14 @@ def test_a_budget_of_flops_gives_fewer_steps_to_what_costs_more(stores, tmp_path
     assert spent["self_distillation"][1] == pytest.approx(16 / spent["supervised"][0] * spent["supervised"][1], rel=0.2)
 
 
+def test_an_objective_that_learns_nothing_gains_nothing(stores, tmp_path):
+    still = {"kind": "supcon", "optimizer": {"lr": 0.0}}
+    record = compare(**settings(stores, tmp_path / "out", objectives=[still], baselines=["random"], n_labels=[]))
+    gains = record["tables"][1]["results"]["supcon"]
+    assert set(gains) == {"k-NN", "linear, class token", "linear, mean token", "fine-tuned"}
+    assert all(gain["macro AUC"]["value"] == 0 for gain in gains.values())
+
+
 def test_several_processes_compute_what_one_computes(finished, stores, tmp_path):
     changes = {"objectives": [], "baselines": ["random", "observables"]}
     compare(**settings(stores, tmp_path / "out", jobs=2, **changes))
