@@ -29,10 +29,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["Timing", "alternate", "command_line", "machine", "outcome", "publish", "silenced"]
 
@@ -207,6 +207,9 @@ def publish(result: Mapping[str, Any], args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(_rounded(result)))
         return
+    from rich.console import Console  # not for those whose memory is measured
+    from rich.table import Table
+
     table = Table(title=str(result["benchmark"]), show_header=False, title_justify="left")
     _rows(table, "", _rounded(result))
     Console().print(table)
