@@ -16,6 +16,7 @@ import pytest
 from jetrep.errors import InputError
 from jetrep.store import Store, folder
 from jetrep.store import prepare as prepare_module
+from jetrep.store.crew import _Processes
 from jetrep.store.manifest import MANIFEST
 from jetrep.store.prepare import prepare
 
@@ -190,6 +191,23 @@ def test_a_stopped_command_keeps_what_is_finished(inputs, tmp_path, expected, nu
     assert "finished parts kept" in printed
     assert [path.name for path in tmp_path.iterdir()] == [next(tmp_path.iterdir()).name]  # the lock is gone
     assert_the_same(prepare("arrays", files_of(inputs), out=out, jets_per_shard=250, quiet=True), expected)
+
+
+def test_threads_of_the_pool_do_not_complain_about_workers_that_are_killed(monkeypatch):
+    class Pool:
+        def shutdown(self, **how):
+            for name in ("QueueFeederThread", "ExecutorManagerThread", "another"):
+                thread = threading.Thread(target=lambda: 1 / 0, name=name)
+                thread.start()
+                thread.join()
+
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda problem: told.append(problem.thread.name))
+    before = threading.excepthook
+    monkeypatch.setattr(_Processes, "_start", lambda self: Pool())
+    _Processes(1).end()
+    assert told == ["another"]
+    assert threading.excepthook is before
 
 
 def interrupted_after(parts: int, monkeypatch, *arguments, **how) -> None:

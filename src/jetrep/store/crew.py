@@ -166,6 +166,9 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
+_THREADS_OF_POOL = ("QueueFeederThread", "ExecutorManagerThread")
+
+
 class _Processes:
     """Processes on this machine, each with one thread."""
 
@@ -190,7 +193,18 @@ class _Processes:
         return future
 
     def end(self) -> None:
-        self._pool.shutdown(wait=True, kill_workers=True)
+        # Workers are killed beneath the pool's own threads. What these say of it would look like a crash of ours.
+        complain = threading.excepthook
+
+        def hook(problem: threading.ExceptHookArgs) -> None:
+            if problem.thread is None or problem.thread.name not in _THREADS_OF_POOL:
+                complain(problem)
+
+        threading.excepthook = hook
+        try:
+            self._pool.shutdown(wait=True, kill_workers=True)
+        finally:
+            threading.excepthook = complain
 
 
 @contextmanager
