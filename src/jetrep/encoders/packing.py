@@ -85,6 +85,8 @@ class Packing:
             where it is not read.
         real: (n_real,) places of the real particles in the flattened views laid end to end.
         groups: the attention groups, in order; together they cover all rows.
+        order: (sequences,) which sequence, view by view and jet by jet, stands at each place of the matrix.
+        lengths: (sequences,) tokens of each, in that order.
         reading: what is read after the last layer, or None for all.
     """
 
@@ -93,6 +95,8 @@ class Packing:
     particles: tuple[Tensor, ...]
     real: Tensor
     groups: tuple[Group, ...]
+    order: Tensor
+    lengths: Tensor
     reading: Reading | None = None
 
 
@@ -177,4 +181,4 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Te
     shapes = [mask.shape for mask in masks]
     particles = torch.split(row, [mask.numel() for mask in masks])
     shaped = tuple(rows.view(shape) for rows, shape in zip(particles, shapes, strict=True))
-    return Packing(source, cls, shaped, real, _groups(cuts, ascending, device), reading)
+    return Packing(source, cls, shaped, real, _groups(cuts, ascending, device), order, lengths, reading)

@@ -300,9 +300,8 @@ class ParticleTransformer(JetEncoder):
         # The prefix of all sequences, then the particles; `source` picks them in packed order.
         prefix = self.prefix[:n_prefix].expand(jets, -1, -1).flatten(0, 1).to(particles.dtype)
         x = torch.cat([prefix, particles]).index_select(0, packing.source)
-        order, lengths = _sequences(masks)
-        sequence = torch.repeat_interleave(lengths + n_prefix)
-        bias = self._bias(views, packing, lengths, n_prefix)
+        sequence = torch.repeat_interleave(packing.lengths)
+        bias = self._bias(views, packing, n_prefix)
         for block in self.blocks:
             x = block(x, packing, bias, sequence)
         if not self.config.class_depth:
@@ -310,9 +309,8 @@ class ParticleTransformer(JetEncoder):
         token = self.prefix.expand(jets, -1).to(x.dtype)
         for block in self.class_blocks:
             token = block.of_class(token, x, sequence)  # type: ignore[operator]
-        # Sequence number s of the packing is jet order[s].
-        cls = torch.empty_like(order)
-        cls[order] = torch.arange(jets, device=order.device) + len(x)
+        cls = torch.empty_like(packing.order)
+        cls[packing.order] = torch.arange(jets, device=cls.device) + len(x)
         return self._encoded(self.norm(torch.cat([x, token])), cls, packing, masks)
 
     def _trimmed(self, mask: Tensor) -> Tensor:
@@ -330,12 +328,11 @@ class ParticleTransformer(JetEncoder):
         embedded: Tensor = self.embed(self.input_norm(features))
         return embedded
 
-    def _bias(
-        self, views: Sequence[ModelInput], packing: Packing, lengths: Tensor, n_prefix: int
-    ) -> list[Tensor] | list[None]:
+    def _bias(self, views: Sequence[ModelInput], packing: Packing, n_prefix: int) -> list[Tensor] | list[None]:
         """The attention bias of each group; zero between prefix tokens and whatever else."""
         if self.pair_bias is None:
             return [None] * len(packing.groups)
+        lengths = packing.lengths - n_prefix
         jets = len(lengths)
         momenta = [view.p4 for view in views if view.p4 is not None]
         if len(momenta) < len(views):
@@ -358,9 +355,3 @@ class ParticleTransformer(JetEncoder):
             depth = int(rest.partition(".")[0]) + 1 if root == "blocks" else self.config.depth if last else 0
             layers[depth].append((path, parameter))
         return layers
-
-
-def _sequences(masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The jets in the order of the packing (ascending length), and their numbers of particles in that order."""
-    lengths, order = torch.cat([mask.sum(1) for mask in masks]).sort(stable=True)
-    return order, lengths
