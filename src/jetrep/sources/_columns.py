@@ -105,26 +105,12 @@ class _Root(Tree):
         return self.rows
 
     def columns(self, names: Sequence[str], start: int, stop: int) -> Iterator[Part]:
-        self._check_range(start, stop)
-        with _readable(self.file):
-            steps = self._tree.iterate(
-                filter_name=lambda name: name in names,
-                entry_start=start,
-                entry_stop=stop,
-                step_size=CHUNK,
-                library="ak",
-                how=dict,
-            )
-        while start < stop:
-            rows = min(CHUNK, stop - start)
-            with _readable(self.file, f"entries {start} to {start + rows - 1}"):
-                arrays: dict[str, Any] = next(steps, {})
+        for begin, rows, arrays in self.arrays(names, start, stop, CHUNK):
             part = {}
             for name in names:
                 with _readable(self.file, name):
-                    part[name] = _checked(self._column(arrays[name], name, start), rows)
-            yield start, part
-            start += rows
+                    part[name] = _checked(self._column(arrays[name], name, begin), rows)
+            yield begin, part
 
     def _column(self, array: Any, name: str, start: int) -> Values:
         layout = array.layout

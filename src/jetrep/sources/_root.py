@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,28 @@ class Tree:
         Raises:
             InputError: if a branch is damaged.
         """
-        wanted, step = {*numbers, *lists}, step or CHUNK
+        for begin, rows, arrays in self.arrays({*numbers, *lists}, start, stop, step or CHUNK):
+            with _readable(self.file, _entries(begin, rows)):
+                table = Table(
+                    begin,
+                    {name: _numbers(arrays[name], rows) for name in numbers},
+                    {name: _lists(arrays[name], rows) for name in lists},
+                )
+            yield table
+
+    def arrays(
+        self, names: Collection[str], start: int, stop: int, step: int
+    ) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Entries ``start:stop`` of some branches, at most ``step`` at a time: the first, their number, awkward arrays.
+
+        Raises:
+            InputError: if a branch is damaged.
+        """
         self._check_range(start, stop)
         with _readable(self.file):
             # By filter, not by expression: expressions go through the aliases that a file brings along.
             steps = self._tree.iterate(
-                filter_name=lambda name: name in wanted,
+                filter_name=lambda name: name in names,
                 entry_start=start,
                 entry_stop=stop,
                 step_size=step,
@@ -138,14 +154,9 @@ class Tree:
             )
         while start < stop:
             rows = min(step, stop - start)
-            with _readable(self.file, f"entries {start} to {start + rows - 1}"):
+            with _readable(self.file, _entries(start, rows)):
                 arrays: dict[str, Any] = next(steps, {})
-                table = Table(
-                    start,
-                    {name: _numbers(arrays[name], rows) for name in numbers},
-                    {name: _lists(arrays[name], rows) for name in lists},
-                )
-            yield table
+            yield start, rows, arrays
             start += rows
 
     def _check_range(self, start: int, stop: int) -> None:
@@ -188,6 +199,10 @@ def _lists(array: Any, rows: int) -> Lists:
     if offsets[0] < 0 or offsets[-1] > len(values) or counts.min(initial=0) < 0 or values.ndim != 1:
         raise ValueError("the lengths of the lists make no sense")
     return Lists(values[offsets[0] : offsets[-1]], counts)
+
+
+def _entries(start: int, rows: int) -> str:
+    return f"entries {start} to {start + rows - 1}"
 
 
 @contextmanager
