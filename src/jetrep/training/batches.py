@@ -144,8 +144,9 @@ class ShuffledBatches:
         return self._batch(step, None)
 
     def probe(self) -> None:
-        """Make the first batch and forget it, so that what is wrong with it shows before anything is written."""
-        replace(self).batch(0)
+        """Make the first batch, so that what is wrong with it shows before anything is written."""
+        self.batch(0)
+        self._windows.clear()
 
     def from_step(self, start: int) -> Iterator[JetBatch]:
         """Batches of this rank from step ``start`` on, for ever.
@@ -155,6 +156,7 @@ class ShuffledBatches:
         """
         step = start
         own = replace(self)  # windows of its own, for its own threads
+        own._fetched = self._fetched  # a pool of one window is read once
         if self.prefetch == 0:
             while True:
                 yield own.batch(step)
