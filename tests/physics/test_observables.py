@@ -46,7 +46,11 @@ def test_shapes_do_not_depend_on_azimuth_or_energy_scale(seed: int, angle: float
     for name in ("width", "pt_dispersion", "eta"):
         values = observables.OBSERVABLES[name]
         np.testing.assert_allclose(values(turned), values(jets), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(observables.mass(turned), scale * observables.mass(jets), rtol=2e-3, atol=0.02 * scale)
+    # The components are rounded anew to single precision, which hides masses below 3e-3 of the energy.
+    before, after, energy = observables.mass(jets), observables.mass(turned) / scale, jets.jet_p4[:, 0]
+    light = before < 3e-3 * energy
+    np.testing.assert_allclose(after[~light], before[~light], rtol=2e-3, atol=0.02)
+    np.testing.assert_array_less(after[light], 3.1e-3 * energy[light] + 1e-9)
 
 
 def test_shapes_of_known_jets() -> None:
