@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from jetrep.encoders.lorentz import LorentzEncoder, LorentzJets, gram_invariants, rest_velocity
+from jetrep.encoders.autoencoder import Autoencoder, InRestFrame
+from jetrep.encoders.lorentz import LorentzEncoder, gram_invariants, rest_velocity
 from jetrep.encoders.lorentz_layers import LorentzStack, dot, positive_norm2
 from jetrep.errors import InputError, at_least
 from jetrep.physics.lorentz import RestFrame
 
-__all__ = ["LorentzAutoencoder", "LorentzDecoder", "LorentzDecoderConfig", "LorentzLatent", "Reconstruction"]
+__all__ = ["LorentzAutoencoder", "LorentzDecoder", "LorentzDecoderConfig", "LorentzLatent"]
 
 
 @dataclass(frozen=True)
@@ -118,32 +119,6 @@ class LorentzLatent:
         return cls(numbers[:, :n_scalars], vectors[:, 0].double(), vectors[:, 1:])
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """Jets as they come out of a decoder.
-
-    Attributes:
-        momenta: (batch, N, 4) all slots in the rest frame of the jet, in units of its mass, in the precision of the
-            weights: what losses compare.
-        presence: (batch, N) logits: is the slot a particle?
-        frame: the rest frame.
-    """
-
-    momenta: Tensor
-    presence: Tensor
-    frame: RestFrame
-
-    @property
-    def p4(self) -> Tensor:
-        """(batch, N, 4) float64 momenta of all slots in GeV, in the frame of the observer."""
-        return self.frame.to_lab(self.momenta)
-
-    @property
-    def mask(self) -> Tensor:
-        """(batch, N) bool, True for a slot that is a particle."""
-        return self.presence > 0
-
-
 class LorentzDecoder(nn.Module):
     """Latent → particles; see the module.
 
@@ -178,7 +153,7 @@ class LorentzDecoder(nn.Module):
             mass: (batch,) jet mass in GeV.
 
         Returns:
-            `Reconstruction.momenta` and `Reconstruction.presence`.
+            `InRestFrame.momenta` and `InRestFrame.presence`.
         """
         n, u = self.config.n_particles, rest_velocity(vectors)
         others, jet = vectors[..., 1:], u.squeeze(1)
@@ -206,7 +181,7 @@ class LorentzDecoder(nn.Module):
         energy = torch.sqrt(momentum.square().sum(-1, keepdim=True).clamp(min=1e-20))
         return torch.cat([energy, momentum], -1)
 
-    def forward(self, latent: LorentzLatent) -> Reconstruction:
+    def forward(self, latent: LorentzLatent) -> InRestFrame:
         """Decodes jets.
 
         Raises:
@@ -224,10 +199,10 @@ class LorentzDecoder(nn.Module):
         others = latent.at_rest.to(dtype).mT
         jet = rest_velocity(others).view(1, 4, 1).expand(len(others), -1, -1)
         momenta, presence = self.at_rest(latent.scalars.to(dtype), torch.cat([jet, others], -1), frame.mass)
-        return Reconstruction(momenta, presence, frame)
+        return InRestFrame(presence, momenta, frame)
 
 
-class LorentzAutoencoder(nn.Module):
+class LorentzAutoencoder(Autoencoder):
     """Encoder, latent, decoder.
 
     Args:
@@ -239,30 +214,27 @@ class LorentzAutoencoder(nn.Module):
     def __init__(self, encoder: LorentzEncoder, n_scalars: int, config: LorentzDecoderConfig) -> None:
         super().__init__()
         at_least(1, **{"latent.scalars": n_scalars})
-        self.encoder, self.n_scalars, self.n_vectors = encoder, n_scalars, 1 + encoder.n_vectors
+        self.encoder: LorentzEncoder = encoder
+        self.n_scalars, self.n_vectors = n_scalars, 1 + encoder.n_vectors
         self.to_scalars = nn.Linear(encoder.width, n_scalars)
         self.decoder = LorentzDecoder(config, n_scalars, self.n_vectors)
 
-    def latent(self, jets: LorentzJets) -> LorentzLatent:
-        """What is kept of encoded jets."""
+    @property
+    def size(self) -> int:
+        """Real numbers that are kept of a jet."""
+        return self.n_scalars + 4 * self.n_vectors
+
+    def latent(self, p4: Tensor, mask: Tensor) -> LorentzLatent:
+        """(batch, n, 4) momenta in GeV and (batch, n) bool → what is kept of them."""
+        jets = self.encoder.jets(p4, mask)
         jet = torch.cat([jets.frame.mass.unsqueeze(1), jets.frame.jet_p4[:, 1:]], 1)
         return LorentzLatent(self.to_scalars(jets.cls), jet, jets.vectors.mT)
 
-    def encode(self, p4: Tensor, mask: Tensor) -> LorentzLatent:
-        """(batch, n, 4) momenta in GeV and (batch, n) bool → latent."""
-        return self.latent(self.encoder.jets(p4, mask))
+    def encode(self, p4: Tensor, mask: Tensor) -> Tensor:
+        """The latent as numbers: (batch, size) float64."""
+        return self.latent(p4, mask).numbers()
 
-    def decode(self, latent: LorentzLatent) -> Reconstruction:
-        """Latent → particles."""
-        reconstruction: Reconstruction = self.decoder(latent)
+    def decode(self, numbers: Tensor) -> InRestFrame:
+        """Numbers → particles."""
+        reconstruction: InRestFrame = self.decoder(LorentzLatent.of(numbers, self.n_scalars, self.n_vectors))
         return reconstruction
-
-    def forward(self, p4: Tensor, mask: Tensor) -> tuple[LorentzJets, Reconstruction]:
-        """The encoded jets, whose ``momenta`` are what to reconstruct, and the reconstruction.
-
-        Args:
-            p4: (batch, n, 4) momenta in GeV.
-            mask: (batch, n) bool, True for a real particle.
-        """
-        jets = self.encoder.jets(p4, mask)
-        return jets, self.decode(self.latent(jets))

@@ -1,0 +1,123 @@
+"""What every autoencoder of jets is: particles in, a row of numbers, particles out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from jetrep.encoders.base import JetEncoder
+from jetrep.physics.lorentz import RestFrame
+
+__all__ = ["Autoencoder", "InLaboratory", "InRestFrame", "JetImages", "Reconstruction"]
+
+
+@dataclass(frozen=True)
+class Reconstruction(ABC):
+    """Jets as they come out of a decoder, as slots of which some are particles.
+
+    Attributes:
+        presence: (batch, M) logits: is the slot a particle?
+    """
+
+    presence: Tensor
+
+    @property
+    @abstractmethod
+    def p4(self) -> Tensor:
+        """(batch, M, 4) float64 momenta of all slots in GeV, in the frame of the observer."""
+
+    @property
+    def mask(self) -> Tensor:
+        """(batch, M) bool, True for a slot that is a particle."""
+        return self.presence > 0
+
+    def at_rest(self, frame: RestFrame) -> Tensor:
+        """(batch, M, 4) momenta of all slots in the rest frame of the true jets, in units of their masses."""
+        return frame.to_rest(self.p4)
+
+
+@dataclass(frozen=True)
+class InRestFrame(Reconstruction):
+    """Momenta that a decoder makes in the rest frame of the jet, which the numbers that it decodes tell exactly.
+
+    Attributes:
+        momenta: (batch, M, 4) in that frame, in units of the jet mass, in the precision of the weights.
+        frame: the rest frame.
+    """
+
+    momenta: Tensor
+    frame: RestFrame
+
+    @property
+    def p4(self) -> Tensor:
+        """(batch, M, 4) float64 momenta of all slots in GeV, in the frame of the observer."""
+        return self.frame.to_lab(self.momenta)
+
+    def at_rest(self, frame: RestFrame) -> Tensor:
+        """``momenta``: ``frame`` is theirs."""
+        return self.momenta
+
+
+@dataclass(frozen=True)
+class InLaboratory(Reconstruction):
+    """Momenta that a decoder makes in the frame of the observer.
+
+    Attributes:
+        momenta: (batch, M, 4) float64 in GeV.
+    """
+
+    momenta: Tensor
+
+    @property
+    def p4(self) -> Tensor:
+        """``momenta``."""
+        return self.momenta
+
+
+@dataclass(frozen=True)
+class JetImages(InLaboratory):
+    """Pixels as massless particles at their centres.
+
+    Attributes:
+        image: (batch, H, W) share of the transverse momentum in each pixel; sums to one.
+    """
+
+    image: Tensor
+
+
+class Autoencoder(nn.Module, ABC):
+    """Encoder, numbers, decoder. What is kept of a jet is a row of `size` real numbers and nothing else.
+
+    Attributes:
+        encoder: what is kept after training as a representation of jets.
+    """
+
+    encoder: JetEncoder
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Real numbers that are kept of a jet: the width of `encode`'s output."""
+
+    @abstractmethod
+    def encode(self, p4: Tensor, mask: Tensor) -> Tensor:
+        """Everything that the decoder will know: (batch, size) float64.
+
+        Args:
+            p4: (batch, n, 4) momenta in GeV.
+            mask: (batch, n) bool, True for a real particle.
+        """
+
+    @abstractmethod
+    def decode(self, numbers: Tensor) -> Reconstruction:
+        """The inverse of `encode`, as far as there is one.
+
+        Raises:
+            InputError: if the numbers are not (batch, size).
+        """
+
+    def forward(self, p4: Tensor, mask: Tensor) -> Reconstruction:
+        """Particles by way of the numbers; see `encode`."""
+        return self.decode(self.encode(p4, mask))
