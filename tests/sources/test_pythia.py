@@ -96,6 +96,24 @@ def test_masses_peak_where_they_should(process: str, low: float, high: float) ->
     assert np.mean(np.abs(mass / np.median(mass) - 1) < 0.08) > 0.5
 
 
+@pytest.mark.parametrize(("process", "codes"), [("g", {21}), ("q", {1, 2, 3})])
+def test_hard_partons_are_what_the_label_says(process: str, codes: set[int]) -> None:
+    """Two outgoing partons, no charm or bottom quark among them; status 23 marks them."""
+    preset = PRESETS["jetnet"]
+    events = worker.start_pythia(settings_for(PROCESSES[process], (), preset, TUNES["default"]), 2).nextBatch(150)
+    outgoing = events.prt[np.abs(events.prt.status) == 23]
+    assert ak.all(ak.num(outgoing) == 2)
+    assert set(np.abs(ak.to_numpy(ak.flatten(outgoing.id)))) == codes
+
+
+def test_gluons_radiate_more_than_quarks() -> None:
+    """The colour factor of gluons is 9/4 that of quarks: more particles and larger masses in jets of the same pT."""
+    preset = replace(PRESETS["toptagging"], detector=DETECTORS["none"])
+    gluons, quarks = (_chunk(process, 100, preset) for process in ("g", "q"))
+    assert gluons.counts.mean() > 1.3 * quarks.counts.mean()
+    assert np.median(observables.mass(gluons)) > 1.2 * np.median(observables.mass(quarks))
+
+
 def test_decays_are_found_in_the_record() -> None:
     """The quarks of each decay have the mass of what decayed."""
     for process, mass, width in (("top", 173.0, 25.0), ("w", 80.0, 20.0), ("z", 91.0, 21.0)):
@@ -113,7 +131,7 @@ def test_decays_are_found_in_the_record() -> None:
                 assert fourvector.mass(np.sum(found, axis=0)) == pytest.approx(mass, abs=width)
 
 
-@pytest.mark.parametrize("process", ["qcd", "top", "z"])
+@pytest.mark.parametrize("process", ["qcd", "g", "q", "top", "z"])
 def test_the_early_veto_stops_only_hopeless_events(process: str) -> None:
     """Asked without being obeyed, it condemns most events and hardly any jet."""
 
@@ -244,7 +262,7 @@ def test_failures_travel_between_processes() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"process": "tops"}, "unknown process 'tops'; choose one of qcd, top, w, z, custom"),
+        ({"process": "tops"}, "unknown process 'tops'; choose one of qcd, g, q, top, w, z, custom"),
         ({"process": "custom"}, "has no settings"),
         ({"process": "custom:/no/such/file"}, "/no/such/file: cannot read it"),
         ({"preset": "cms"}, "unknown preset 'cms'; choose one of jetclass, jetnet, toptagging"),

@@ -74,7 +74,7 @@ def generate(
     """Simulate jets of one process.
 
     Args:
-        process: ``qcd``, ``top``, ``w``, ``z``, ``custom`` (with ``settings``) or ``custom:FILE``.
+        process: ``qcd``, ``g``, ``q``, ``top``, ``w``, ``z``, ``custom`` (with ``settings``) or ``custom:FILE``.
         n_jets: how many, exactly.
         preset: ``jetclass``, ``jetnet`` or ``toptagging``.
         tune: ``default``, ``collisions`` or ``vincia``.

@@ -75,6 +75,19 @@ PROCESSES: dict[str, Process] = {
     process.name: process
     for process in (
         Process("qcd", "two jets of gluons and u, d, s, c, b quarks", ("HardQCD:all = on",)),
+        Process("g", "two gluon jets", ("HardQCD:gg2gg = on", "HardQCD:qqbar2gg = on")),
+        Process(
+            "q",
+            "two jets of u, d, s quarks",
+            # Scattered quarks keep the flavour of incoming ones, so no c or b may come in; new ones are u, d, s.
+            (
+                "HardQCD:qq2qq = on",
+                "HardQCD:gg2qqbar = on",
+                "HardQCD:qqbar2qqbarNew = on",
+                "HardQCD:nQuarkNew = 3",
+                "PDFinProcess:nQuarkIn = 3",
+            ),
+        ),
         Process(
             "top",
             "t t̄, both t → b q q̄'",

@@ -51,8 +51,8 @@ def simulate(
 
     Args:
         out: folder of the new store.
-        processes: the classes: qcd, top, w, z (hadronic decays), custom (with --settings), or custom:FILE, whose class
-            is named like the file.
+        processes: the classes: qcd, g (gluons), q (u, d, s), top, w, z (hadronic decays), custom (with --settings), or
+            custom:FILE, whose class is named like the file.
         jets: number of jets of each process.
         preset: energy, jet selection and detector. "jetclass": 13 TeV, pT 500 to 1000 GeV, CMS-like. "jetnet": 13 TeV,
             partons of 1 TeV, no detector, the 30 hardest constituents. "toptagging": 14 TeV, pT 550 to 650 GeV,
