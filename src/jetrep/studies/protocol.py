@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +29,7 @@ from jetrep.training.data import data_hashes, load_jets, load_labelled
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.pretrain import pretrain
+from jetrep.training.run import settings_of
 
 __all__ = ["COLLISIONS", "SIMULATION", "TARGET_LABELS", "Finetuning", "Pretraining", "Protocol", "Scores", "Stores"]
 
@@ -268,7 +269,7 @@ class Protocol:
     def _cached(self, slug: str, compute: Callable[[], Scores]) -> Callable[[], Scores]:
         """``compute``, or what it gave before under the same settings and data."""
         file = self.folder / "scores" / f"{slug}.npz"
-        settings = [asdict(self.pretraining), asdict(self.finetuning), self.stores.hashes(), self.seed, slug]
+        settings = [settings_of(self.pretraining), settings_of(self.finetuning), self.stores.hashes(), self.seed, slug]
         key = sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
         def scores() -> Scores:

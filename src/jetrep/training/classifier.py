@@ -86,7 +86,7 @@ def train_classifier(
         valid: labelled jets that choose the epoch.
         class_weights: (n_classes,) weights in both losses.
         encoder_lr: learning rate of the encoder, as a fraction of the head's.
-        optimizer: AdamW and its schedule.
+        optimizer: optimiser and its schedule.
         epochs: passes over the training jets.
         patience: epochs without improvement before training stops.
         batch_size: jets per step; the whole set (or what of it the processes can share), if that is smaller.

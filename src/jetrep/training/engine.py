@@ -27,45 +27,14 @@ from jetrep.encoders.base import JetEncoder
 from jetrep.errors import InputError, at_least
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
-from jetrep.objectives.schedules import warmup_cosine
 from jetrep.store.interrupt import orderly_termination
 from jetrep.training.batches import ShuffledBatches
 from jetrep.training.metrics import MetricsLog
+from jetrep.training.optimizers import OptimizerConfig, build_optimizer, schedule
 from jetrep.training.resume import ResumeState
 from jetrep.training.run import METRICS, RESUME, RunFolder
 
 __all__ = ["EngineConfig", "OptimizerConfig", "fit"]
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with a cosine schedule over the steps.
-
-    Attributes:
-        lr: peak learning rate (of the heads, if there is layer-wise decay).
-        weight_decay: decoupled weight decay.
-        betas: AdamW's moments.
-        eps: AdamW's ε.
-        layer_decay: factor on the learning rate per layer, from the heads down to the stem.
-        warmup: fraction of the steps in which the rate rises.
-        final_lr: rate at the end, as a fraction of the peak.
-        clip: largest gradient norm, applied to encoder and heads apart; 0 for none.
-    """
-
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
-    layer_decay: float = 1.0
-    warmup: float = 0.1
-    final_lr: float = 0.05
-    clip: float = 3.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "eps", "layer_decay", "warmup", "final_lr", "clip"):
-            at_least(0, **{f"optimizer.{name}": getattr(self, name)})
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"are {self.betas}", field="optimizer.betas", remedy="give numbers from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -145,16 +114,12 @@ class TrainingModule(L.LightningModule):
         self.objective.after_step(step, self.total_steps)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the groups of the objective, with a warm-up and a cosine fall."""
+        """The optimiser over the groups of the objective, and its schedule."""
         config = self.optimizer_config
         groups = self.objective.parameter_groups(config.lr, config.weight_decay, config.layer_decay)
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            # The first step already moves: the schedule is read at the end of each step.
-            lambda step: warmup_cosine((step + 1) / self.total_steps, config.warmup, config.final_lr),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimizer = build_optimizer(config, groups)
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config, self.total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip each part of the objective by itself, so that a head cannot silence the encoder."""

@@ -77,7 +77,7 @@ def finetune(
         validation: fraction of the labelled jets held out to choose the epoch.
         freeze: train the head only.
         encoder_lr: learning rate of a pretrained encoder, as a fraction of the head's.
-        optimizer: AdamW and its schedule.
+        optimizer: optimiser and its schedule.
         epochs: passes over the training jets in the second phase.
         patience: stop after this many epochs without a smaller validation loss.
         batch_size: jets per step, over all devices.

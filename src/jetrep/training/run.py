@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from jetrep.report.files import check_writable, replacing
 from jetrep.report.style import save
 from jetrep.training.checkpoint import RECORD, TOKENIZER, TOKENIZER_WEIGHTS, WEIGHTS, save_model
 from jetrep.training.data import data_hashes
+from jetrep.training.optimizers import OptimizerConfig
 
-__all__ = ["METRICS", "RESUME", "RunFolder", "run_settings"]
+__all__ = ["METRICS", "RESUME", "RunFolder", "run_settings", "settings_of"]
 
 METRICS, RESUME = "metrics.jsonl", "resume.ckpt"
 _SETTINGS, CURVES = "settings.json", "training.png"
@@ -39,8 +40,28 @@ def run_settings(verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {"verb": verb}
     for name, value in arguments.items():
         if name not in _IMMATERIAL:
-            settings[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            settings[name] = settings_of(value)
     return settings | {"data": data_hashes(arguments["data"])}
+
+
+def settings_of(value: Any) -> Any:
+    """A dataclass as a dict, its members too, for the record of a run; anything else as it is.
+
+    A field with the metadata ``later`` came after the first runs: at its default it is left out, so that those are
+    still the same runs.
+    """
+    if isinstance(value, (list, tuple)):
+        return [settings_of(member) for member in value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    if isinstance(value, OptimizerConfig):
+        value = value.resolved()
+    settings = {entry.name: (entry, getattr(value, entry.name)) for entry in fields(value)}
+    return {
+        name: settings_of(given)
+        for name, (entry, given) in settings.items()
+        if not (entry.metadata.get("later") and given == entry.default)
+    }
 
 
 @dataclass

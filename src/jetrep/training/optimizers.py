@@ -1,0 +1,156 @@
+"""Optimisers and their schedules, by name: AdamW, Ranger, Lion and Muon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer, RAdam
+
+from jetrep.errors import InputError, at_least
+from jetrep.objectives.schedules import flat_exponential, warmup_cosine
+
+__all__ = ["OptimizerConfig", "build_optimizer", "schedule"]
+
+_LATER = {"later": True}  # see `jetrep.training.run.settings_of`
+# (betas, eps) that are usual: RAdam's within Ranger are those of the recipe of Particle Transformer (arXiv 2202.03772).
+_USUAL = {
+    "adamw": ((0.9, 0.999), 1e-6),
+    "ranger": ((0.95, 0.999), 1e-5),
+    "lion": ((0.9, 0.99), 0.0),
+    "muon": ((0.9, 0.999), 1e-6),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimiser, and its learning rate over the steps.
+
+    Attributes:
+        lr: peak learning rate (of the heads, if there is layer-wise decay). Lion wants a third to a tenth of AdamW's.
+        weight_decay: decoupled weight decay.
+        betas: decay of the moments; by default those usual for the optimiser, 0.9 and 0.999 for AdamW.
+        eps: ε of the denominator; by default the usual one, 1e-6 for AdamW and 1e-5 for Ranger.
+        layer_decay: factor on the learning rate per layer, from the heads down to the stem.
+        warmup: fraction of the steps in which the rate rises.
+        final_lr: rate at the end, as a fraction of the peak.
+        clip: largest gradient norm, applied to encoder and heads apart; 0 for none.
+        name: adamw; ranger (RAdam with Lookahead); lion; muon for the matrices of the encoder's blocks, with updates
+            of the size of AdamW's, and AdamW for all else.
+        schedule: after the warm-up, a cosine, or flat and then exponential.
+        flat: fraction of the steps before the exponential fall begins.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    layer_decay: float = 1.0
+    warmup: float = 0.1
+    final_lr: float = 0.05
+    clip: float = 3.0
+    name: Literal["adamw", "ranger", "lion", "muon"] = field(default="adamw", metadata=_LATER)
+    schedule: Literal["cosine", "flat_exponential"] = field(default="cosine", metadata=_LATER)
+    flat: float = field(default=0.7, metadata=_LATER)
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "eps", "layer_decay", "warmup", "final_lr", "clip", "flat"):
+            at_least(0, **{f"optimizer.{name}": getattr(self, name)})
+        if not all(0 <= beta < 1 for beta in self.betas or ()):
+            raise InputError(f"are {self.betas}", field="optimizer.betas", remedy="give numbers from 0 to below 1")
+        if self.schedule == "flat_exponential":
+            if not self.final_lr:
+                raise InputError(
+                    "is 0", field="optimizer.final_lr", remedy="an exponential never ends there: give 0.01"
+                )
+            if not self.warmup <= self.flat <= 1:
+                raise InputError(
+                    f"is {self.flat}", field="optimizer.flat", remedy="give a fraction from that of the warm-up to 1"
+                )
+
+    def resolved(self) -> OptimizerConfig:
+        """The same with the usual ``betas`` and ``eps`` written out."""
+        betas, eps = _USUAL[self.name]
+        return replace(
+            self,
+            betas=betas if self.betas is None else self.betas,
+            eps=eps if self.eps is None else self.eps,
+        )
+
+
+def schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate for each step, from 0; the first step already moves."""
+    if config.schedule == "cosine":
+        return lambda step: warmup_cosine((step + 1) / total_steps, config.warmup, config.final_lr)
+    return lambda step: flat_exponential((step + 1) / total_steps, config.warmup, config.flat, config.final_lr)
+
+
+def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    """The optimiser of an objective.
+
+    Args:
+        config: which, and its constants.
+        groups: `Objective.parameter_groups`: ``params``, ``lr``, ``weight_decay``, ``name``.
+    """
+    config = config.resolved()
+    assert config.betas is not None
+    assert config.eps is not None
+    if config.name == "ranger":
+        from pytorch_optimizer import Lookahead
+
+        fast = RAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, decoupled_weight_decay=True)
+        ranger: Optimizer = Lookahead(fast, k=6, alpha=0.5, pullback_momentum="none")
+        return ranger
+    if config.name == "lion":
+        from pytorch_optimizer import Lion
+
+        lion: Optimizer = Lion(groups, lr=config.lr, betas=config.betas)
+        return lion
+    if config.name == "muon":
+        return _MuonAndAdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+class _MuonAndAdamW(Optimizer):
+    """Muon for the matrices of the blocks of an encoder, AdamW for all other parameters, as one optimiser.
+
+    The updates of Muon are scaled to the root mean square of AdamW's (arXiv 2502.16982), so that both share one
+    learning rate and weight decay.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float, momentum: float = 0.95
+    ) -> None:
+        matrices, others = [], []
+        for group in groups:
+            split: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+            for parameter in group["params"]:
+                is_matrix = parameter.ndim == 2 and min(parameter.shape) > 1
+                split[not (is_matrix and group["name"].startswith("block "))].append(parameter)
+            for kind, parameters, name in zip((matrices, others), split, (", matrices", ""), strict=True):
+                if parameters:
+                    kind.append({**group, "params": parameters, "name": group["name"] + name})
+        self._parts: list[Optimizer] = []
+        if matrices:
+            self._parts.append(Muon(matrices, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self._parts.append(AdamW(others, lr=lr, betas=betas, eps=eps))
+        super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Both optimisers; the closure, if there is one, is called once before."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        first = 0
+        for part in self._parts:
+            # Groups and state are this optimiser's: they are other objects after a state was loaded.
+            last = first + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[first:last], self.state
+            part.step()
+            first = last
+        return loss
