@@ -39,4 +39,5 @@ def flat_exponential(progress: float, warmup: float, flat: float, final: float) 
     """
     if progress < warmup:
         return cosine(0.0, 1.0, progress / warmup)
-    return final ** min(max((progress - flat) / max(1.0 - flat, 1e-12), 0.0), 1.0)
+    fallen = min(max((progress - flat) / max(1.0 - flat, 1e-12), 0.0), 1.0)
+    return math.exp(fallen * math.log(final))

@@ -124,7 +124,8 @@ class _MuonAndAdamW(Optimizer):
     def __init__(
         self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float, momentum: float = 0.95
     ) -> None:
-        matrices, others = [], []
+        matrices: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
         for group in groups:
             split: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
             for parameter in group["params"]:
@@ -140,7 +141,7 @@ class _MuonAndAdamW(Optimizer):
             self._parts.append(AdamW(others, lr=lr, betas=betas, eps=eps))
         super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Both optimisers; the closure, if there is one, is called once before."""
         loss = None
         if closure is not None:
