@@ -26,6 +26,7 @@ TARGETS = {
     "kmeans": MaskedParticlesConfig(n_codes=16, decoder=DECODER),
     "vq in place": MaskedParticlesConfig(layout="in_place", target="vq", tokenizer=TOKENIZER, decoder=DECODER),
     "flow_matching": MaskedParticlesConfig(target="flow_matching", decoder=DECODER),
+    "flow": MaskedParticlesConfig(target="flow", decoder=DECODER),
     "jepa": JepaConfig(predictor=DECODER),
 }
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from plain_flow import plain_nll
 
 from jetrep.encoders import SIZES, ParticleNetConfig, TransformerConfig, build_encoder
 from jetrep.encoders.base import Encoded
@@ -35,7 +36,7 @@ ENCODERS = {
 DECODER = DecoderConfig(width=16, depth=2, heads=2, ranks=6)
 TOKENIZER = TokenizerConfig(n_codes=16, latent=4, net=SetTransformerConfig(16, 1, 2), steps=5, batch_size=4)
 SMALL = MaskedParticlesConfig(n_codes=16, decoder=DECODER, tokenizer=TOKENIZER, monitor_every=1)
-TARGETS = ["regression", "kmeans", "vq", "flow_matching"]
+TARGETS = ["regression", "kmeans", "vq", "flow_matching", "flow"]
 LAYOUTS = ["decoder", "in_place"]
 JETS = random_jets([30, 18, 9, 1, 25, 3, 2])
 BATCH = JETS.batch()
@@ -111,6 +112,8 @@ def plain_losses(module, batch, b, hidden, context, noise):
             v = target.net(torch.cat([(1 - t) * x[i] + t * e, time, c]))
             losses.append((v - (e - x[i])).square().mean())
         return losses
+    if kind == "flow":
+        return [plain_nll(target, x[i], c) for i, c in zip(hidden, context, strict=True)]
     chosen = torch.zeros_like(batch.mask[b])
     chosen[hidden] = True
     codes = dict(zip(chosen.nonzero()[:, 0].tolist(), plain_codes(module, batch, b, chosen).tolist(), strict=True))

@@ -25,6 +25,7 @@ from jetrep.errors import InputError, at_least
 from jetrep.features import Features
 from jetrep.jets import JetBatch, Jets
 from jetrep.objectives.base import Objective, StepOutput
+from jetrep.objectives.flows import ConditionalFlow
 from jetrep.objectives.hiding import (
     blanked,
     check_fraction,
@@ -55,7 +56,7 @@ class MaskedParticlesConfig:
 
     Attributes:
         layout: see the module.
-        target: what is predicted of a hidden particle; see `jetrep.objectives.targets`.
+        target: what is predicted of a hidden particle; see `jetrep.objectives.targets`. "flow" is a normalising flow.
         predicted: names of the features that are predicted, or that the tokens stand for.
         mask_fraction: fraction of the particles of a jet that is hidden; by default 0.4, or 0.3 in place.
         decoder: shape of the decoder. In place, only its ``ranks`` are used.
@@ -67,7 +68,7 @@ class MaskedParticlesConfig:
     """
 
     layout: Literal["decoder", "in_place"] = "decoder"
-    target: Literal["regression", "kmeans", "vq", "flow_matching"] = "kmeans"
+    target: Literal["regression", "kmeans", "vq", "flow_matching", "flow"] = "kmeans"
     predicted: tuple[str, ...] = ("log_pt_rel", "delta_eta", "delta_phi")
     mask_fraction: float | None = None
     decoder: DecoderConfig = DecoderConfig()
@@ -192,6 +193,8 @@ class MaskedParticles(Objective):
             return Regression(width, n, hidden)
         if config.target == "flow_matching":
             return FlowMatching(width, n)
+        if config.target == "flow":
+            return ConditionalFlow(width, self.names)
         if config.target == "kmeans":
             clusters = ClusterTokens(width, n, config.n_codes, config.smoothing, hidden)
             if fit_on is not None:

@@ -5,6 +5,7 @@ r"""What is predicted of a hidden particle, from the vector that stands for it.
 `ClusterTokens`    the number of its cluster among K of k-means, by cross-entropy
 `VQTokens`         its code by a `jetrep.objectives.tokenizer.VQTokenizer`, by cross-entropy
 `FlowMatching`     the distribution of its features, by conditional flow matching (arXiv 2210.02747)
+`ConditionalFlow`  the same by maximum likelihood (`jetrep.objectives.flows`)
 `Identity`         its type and charge, by cross-entropy
 =================  ====================================================================================
 
