@@ -10,6 +10,7 @@ from jetrep.encoders.base import JetEncoder
 from jetrep.features import Features
 from jetrep.jets import Jets
 from jetrep.objectives.base import Objective
+from jetrep.objectives.clip_vae import ClipVAE, ClipVAEConfig
 from jetrep.objectives.contrastive import JetCLR, JetCLRScale, SupCon
 from jetrep.objectives.contrastive_config import JetCLRConfig, JetCLRScaleConfig, SupConConfig
 from jetrep.objectives.jepa import Jepa, JepaConfig
@@ -21,7 +22,13 @@ from jetrep.views.rg import ALL
 __all__ = ["OBJECTIVES", "Needs", "ObjectiveConfig", "build_objective", "needs_of"]
 
 ObjectiveConfig = (
-    SelfDistillationConfig | JetCLRConfig | JetCLRScaleConfig | SupConConfig | MaskedParticlesConfig | JepaConfig
+    SelfDistillationConfig
+    | JetCLRConfig
+    | JetCLRScaleConfig
+    | SupConConfig
+    | MaskedParticlesConfig
+    | JepaConfig
+    | ClipVAEConfig
 )
 
 OBJECTIVES: Mapping[type[Any], type[Objective]] = MappingProxyType(
@@ -32,6 +39,7 @@ OBJECTIVES: Mapping[type[Any], type[Objective]] = MappingProxyType(
         SupConConfig: SupCon,
         MaskedParticlesConfig: MaskedParticles,
         JepaConfig: Jepa,
+        ClipVAEConfig: ClipVAE,
     }
 )
 """The objective of each kind of settings."""
@@ -62,6 +70,9 @@ def needs_of(config: ObjectiveConfig) -> Needs:
     if isinstance(config, JetCLRScaleConfig):
         subjets = any(scale != ALL for tier in config.tiers for scale in tier)
         return Needs(history=subjets, labels=False, measured=not subjets)
+    if isinstance(config, ClipVAEConfig):
+        compared = bool(config.clip_weight) and config.partner == "subjets"
+        return Needs(history=compared, labels=False, measured=not compared)
     if isinstance(config, MaskedParticlesConfig | JepaConfig):
         predicts = isinstance(config, MaskedParticlesConfig) and config.identity_weight
         return Needs(history=False, labels=False, measured=True, columns=Identity.COLUMNS if predicts else ())
