@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from jetrep.encoders import TransformerConfig, build_encoder
+from jetrep.encoders.lorentz import LorentzConfig
+from jetrep.encoders.particle_transformer import ParticleTransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FEATURE_SETS, MEASURED_FEATURES, STANDARDIZATIONS, FeatureConfig, Features
 from jetrep.jets import JetBatch, Jets
 from jetrep.physics import fourvector as fv
+from jetrep.views.rg import subjets
 from random_jets import random_jets
 from weaver_arrays import weaver_jets
 
@@ -258,3 +262,95 @@ def test_the_published_inputs_of_jetclass_come_back(real_data, part):
         assert all(value < 1e-5 for value in worst.values()), worst
         # Jets of both hemispheres are there, and unsigned Δη differs for those behind.
         assert differences(FeatureConfig(names, "weaver"), stored, expected)[-2] > 0.5
+
+
+# Scaling to one pT
+
+SCALED = FeatureConfig("kin_p4", "rino_g1", scale_pt=500.0)
+
+
+def times(batch, factor):
+    return replace(batch, p4=batch.p4 * factor, jet_p4=batch.jet_p4 * factor)
+
+
+@pytest.mark.parametrize("names", FEATURE_SETS)
+def test_a_jet_and_its_double_look_the_same_when_scaled(names):
+    jets = random_jets([20, 1, 7])
+    batch = replace(jets.batch(), measured={c: torch.zeros(3, 20) for c in MEASURED_FEATURES.values()})
+    scaled = Features(FeatureConfig(names, "data", scale_pt=500.0))
+    plain = Features(FeatureConfig(names, "data"))
+    one, two = scaled(batch), scaled(times(batch, 2.0))
+    for field in ("features", "coordinates", "jet_features", "angles", "p4"):
+        torch.testing.assert_close(getattr(one, field), getattr(two, field), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(one.angles, plain(batch).angles, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(plain(batch).features, plain(times(batch, 2.0)).features)
+
+
+def test_scaled_features_are_those_of_the_scaled_momenta():
+    """Momenta, and with them masses and energies, are multiplied by 500 GeV over the pT of the jet."""
+    batch = random_jets([20, 1, 7]).batch()
+    factor = 500.0 / torch.hypot(batch.jet_p4[:, 1], batch.jet_p4[:, 2])
+    by_hand = replace(batch, p4=batch.p4 * factor.view(-1, 1, 1), jet_p4=batch.jet_p4 * factor.view(-1, 1))
+    features = Features(SCALED)
+    got, expected = features(batch), Features(replace(SCALED, scale_pt=None))(by_hand)
+    for field in ("features", "jet_features", "angles", "p4"):
+        torch.testing.assert_close(getattr(got, field), getattr(expected, field))
+    torch.testing.assert_close(fv.mass(got.p4.sum(1)), fv.mass(batch.jet_p4) * factor, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(fv.pt(got.p4.sum(1)), torch.full((3,), 500.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(features.raw_jet(batch)[:, 1], torch.full((3,), math.log(500.0)))
+
+
+def test_every_view_of_a_jet_is_scaled_alike():
+    batch = random_jets([20, 9, 7]).batch()
+    features = Features(SCALED)
+    whole, three = features(batch), features(subjets(batch, 3))
+    torch.testing.assert_close(three.p4.sum(1), whole.p4.sum(1), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(three.jet_features, whole.jet_features)
+    some = replace(batch, mask=batch.mask & (torch.arange(20) % 2 == 0))  # the others are hidden
+    torch.testing.assert_close(features(some).features[some.mask], whole.features[some.mask])
+
+
+def test_constants_from_data_are_those_of_scaled_jets():
+    jets = random_jets([40, 3, 17, 8, 25])
+    features = Features(FeatureConfig("kin_p4", "data", scale_pt=500.0), fit_on=jets)
+    batch = times(jets.batch(), 3.0)
+    out = features(batch)
+    torch.testing.assert_close(out.features[batch.mask].mean(0), torch.zeros(11), atol=2e-4, rtol=0)
+    torch.testing.assert_close(out.features[batch.mask].std(0), torch.ones(11), atol=2e-4, rtol=0)
+    assert float(out.jet_features[:, 1].abs().max()) < 1e-5  # it is the same for all: centred, and left at its scale
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        ParticleTransformerConfig(16, 1, heads=2, embed=(8,)),
+        LorentzConfig(),
+        TransformerConfig(width=16, depth=1, heads=2, mlp_hidden=16),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_encoders_see_scaled_momenta(encoder):
+    """Also those that look at four-vectors: jets of one shape are one to them."""
+    torch.manual_seed(0)
+    features = Features(replace(SCALED, names="kin"))
+    net = build_encoder(encoder, len(features.names)).eval()
+    batch = random_jets([20, 5, 7]).batch()
+    with torch.no_grad():
+        one, two = (net([features(times(batch, factor))])[0].cls for factor in (1.0, 2.0))
+        other = net([Features(FeatureConfig())(times(batch, 2.0))])[0].cls
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("p4", [[0.0] * 4, [5.0, 0.0, 0.0, 5.0]])
+def test_jets_without_pt_are_not_scaled(p4):
+    batch = JetBatch(torch.tensor([[p4]]), torch.tensor([[p4[0] > 0]]), torch.tensor([p4]))
+    out = Features(SCALED)(batch)
+    assert out.features.isfinite().all()
+    assert torch.equal(out.p4, batch.p4)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_a_scale_must_be_a_momentum(value):
+    with pytest.raises(InputError, match=r"features.scale_pt"):
+        FeatureConfig(scale_pt=value)

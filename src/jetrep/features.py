@@ -24,6 +24,7 @@ counts as zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -177,11 +178,18 @@ class FeatureConfig:
             particles (without padding) of the training set. Charge and flags are left as they are.
         signed_eta: give Δη the sign that it has in JetClass files and for models trained on them: jets in the
             backward hemisphere are reflected.
+        scale_pt: multiply all four-vectors of a jet, in every view, by one number, so that the jet has this pT in GeV
+            (arXiv 2511.12829 has 500); by default jets are taken as they are.
     """
 
     names: Literal["kin", "kin_p4", "kinpid", "full"] = "kin"
     standardization: Literal["rino_g2", "rino_g1", "weaver", "data"] = "rino_g2"
     signed_eta: bool = False
+    scale_pt: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale_pt is not None and not (math.isfinite(self.scale_pt) and self.scale_pt > 0):
+            raise InputError(f"is {self.scale_pt}", field="features.scale_pt", remedy="give a pT in GeV above 0")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -249,6 +257,17 @@ class Features(nn.Module):
                     remedy="prepare them from a data set that has it, show particles and not subjets, or choose 'kin'",
                 )
 
+    def scaled(self, batch: JetBatch) -> JetBatch:
+        """The view with the momenta that features are made of: those of `FeatureConfig.scale_pt`.
+
+        Angles stay, and masses scale. Scaling twice is scaling once. A jet without pT stays as it is.
+        """
+        if self.config.scale_pt is None:
+            return batch
+        pt = fv.pt(batch.jet_p4)
+        factor = torch.where(pt > _FLOOR, self.config.scale_pt / pt.clamp(min=_FLOOR), 1.0)
+        return replace(batch, p4=batch.p4 * factor.view(-1, 1, 1), jet_p4=batch.jet_p4 * factor.unsqueeze(1))
+
     def _planes(self, batch: JetBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Every particle feature, (batch, n) each, columns as they were measured; and the mask as numbers."""
         self.check(batch.measured)
@@ -304,11 +323,11 @@ class Features(nn.Module):
         Raises:
             InputError: if the jets lack a measured column that the feature set needs.
         """
-        return self._stacked(batch)[0].movedim(0, -1)
+        return self._stacked(self.scaled(batch))[0].movedim(0, -1)
 
     def raw_jet(self, batch: JetBatch) -> Tensor:
         """Unstandardised `JET_FEATURES` (batch, 4)."""
-        jet = batch.jet_p4
+        jet = self.scaled(batch).jet_p4
         return torch.stack([_log(jet[..., fv.E]), _log(fv.pt(jet)), fv.eta(jet), fv.phi(jet)], -1)
 
     def fit(self, jets: Jets, max_jets: int = 20_000) -> None:
@@ -340,6 +359,7 @@ class Features(nn.Module):
         Raises:
             InputError: if the jets lack a measured column that the feature set needs.
         """
+        batch = self.scaled(batch)
         features, real = self._stacked(batch)
         angles = torch.stack([features[i] for i in self._coordinates]) * real
         features.sub_(self.mean.view(-1, 1, 1)).div_(self.scale.view(-1, 1, 1))
