@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -185,7 +185,7 @@ class FeatureConfig:
     names: Literal["kin", "kin_p4", "kinpid", "full"] = "kin"
     standardization: Literal["rino_g2", "rino_g1", "weaver", "data"] = "rino_g2"
     signed_eta: bool = False
-    scale_pt: float | None = None
+    scale_pt: float | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
         if self.scale_pt is not None and not (math.isfinite(self.scale_pt) and self.scale_pt > 0):

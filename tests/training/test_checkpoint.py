@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,17 @@ def test_round_trip_keeps_settings_constants_and_predictions(saved):
     assert torch.equal(loaded.features.mean, model.features.mean)
     assert model_record(run)["provenance"] == {"seed": 1}
     assert {file.name for file in run.iterdir()} == {"model.safetensors", "model.json"}
+
+
+def test_records_from_before_there_was_an_option_still_load(saved):
+    model, run = saved
+    record = json.loads((run / "model.json").read_text())
+    assert record["config"]["features"].pop("scale_pt") is None
+    (run / "model.json").write_text(json.dumps(record))
+    assert load_model(run).config == CONFIG
+    scaled = JetModel(replace(CONFIG, features=replace(CONFIG.features, scale_pt=500.0)))
+    save_model(scaled, run / "scaled", provenance={})
+    assert load_model(run / "scaled").config.features.scale_pt == 500
 
 
 @pytest.mark.parametrize(

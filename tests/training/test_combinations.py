@@ -15,12 +15,13 @@ from jetrep.errors import InputError
 from jetrep.features import FeatureConfig
 from jetrep.jets.columns import particle_types
 from jetrep.objectives.build import OBJECTIVES
-from jetrep.objectives.contrastive_config import SupConConfig
+from jetrep.objectives.contrastive_config import JetCLRConfig, SupConConfig
 from jetrep.objectives.masked import MaskedParticlesConfig
 from jetrep.objectives.tokenizer import TokenizerConfig, VQTokenizer
 from jetrep.training.checkpoint import load_model
 from jetrep.training.engine import EngineConfig
 from jetrep.training.pretrain import pretrain
+from jetrep.views.augment import AugmentationConfig
 from prong_jets import prong_jets, write_store
 
 SMALL = {
@@ -116,3 +117,16 @@ def test_particle_types_are_predicted_from_the_columns_of_the_store(tmp_path):
     plain = write_store(tmp_path / "plain", jets)
     with pytest.raises(InputError, match="is_charged_hadron"):
         pretrain([plain], out=tmp_path / "other", objective=config, **settings)
+
+
+@pytest.mark.parametrize("kind", [JetCLRConfig, SupConConfig])
+def test_measured_features_go_with_augmentations_that_split_nothing(tmp_path, kind):
+    jets = prong_jets(64)
+    store = write_store(tmp_path / "data", replace(jets, measured=particle_types(np.full(len(jets.p4), 211))))
+    settings = {"epochs": 1, "batch_size": 32, "engine": EngineConfig(accelerator="cpu", logger="none"), "quiet": True}
+    settings["features"] = FeatureConfig("kinpid", "weaver")
+    with pytest.raises(InputError, match="the objective's views lack"):
+        pretrain([store], out=tmp_path / "run", objective=kind(), **settings)
+    unsplit = kind(augmentation=AugmentationConfig(split_passes=0))
+    run = pretrain([store], out=tmp_path / "run", objective=unsplit, **settings)
+    assert load_model(run).config.features.names == "kinpid"

@@ -76,8 +76,9 @@ def needs_of(config: ObjectiveConfig) -> Needs:
     if isinstance(config, MaskedParticlesConfig | JepaConfig):
         predicts = isinstance(config, MaskedParticlesConfig) and config.identity_weight
         return Needs(history=False, labels=False, measured=True, columns=Identity.COLUMNS if predicts else ())
-    # Augmented particles are no longer those that were measured.
-    return Needs(history=False, labels=isinstance(config, SupConConfig), measured=False)
+    # Particles that move are still those that were measured; daughters of collinear splitting are not.
+    split = bool(config.augmentation.split_passes)
+    return Needs(history=False, labels=isinstance(config, SupConConfig), measured=not split)
 
 
 def build_objective(
