@@ -9,18 +9,19 @@ from jetrep.encoders import JetTransformer, ParticleNet, ParticleNetConfig, Tran
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
 from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzDecoderConfig
 from jetrep.errors import InputError
-from jetrep.evaluation.audit import audit_covariant, audit_encoder, largest
-from jetrep.features import FeatureConfig, Features
-from jetrep.jets import JetBatch
+from jetrep.evaluation.audit import audit_covariant, audit_model, largest
+from jetrep.features import FeatureConfig
+from jetrep.model import JetModel, ModelConfig
 from lorentz_jets import jets_of
 
 ENCODER = LorentzConfig(width=16, vectors=4, heads=2, depth=2, hidden=16, pooled=3)
+KEPT = ("boost", "rotation", "azimuth", "permutation", "padding")
 TINY = TransformerConfig(width=16, depth=2, heads=2)
 
 
-def batch_of(counts) -> JetBatch:
-    p4, mask = jets_of(counts)
-    return JetBatch(p4, mask, p4.sum(1))
+def audit(encoder, counts, config=FeatureConfig(), **options):
+    model = JetModel(ModelConfig(config, encoder.config), encoder=encoder)
+    return audit_model(model, *jets_of(counts), **options)
 
 
 def seeded(make, seed=0):
@@ -31,14 +32,21 @@ def seeded(make, seed=0):
 
 def test_lorentz_encoder_passes_and_the_table_is_complete():
     encoder = seeded(lambda: LorentzEncoder(ENCODER))
-    table = audit_encoder(encoder, Features(FeatureConfig()), batch_of([12] * 20 + [7] * 20))
+    table = audit(encoder, [12] * 20 + [7] * 20)
     assert max(largest(table, symmetry) for symmetry in ("rotation", "permutation", "padding")) < 1e-6
-    assert max(row.median for row in table if row.symmetry == "boost" and row.parameter <= 50) < 1e-6
+    assert (
+        max(row.median for row in table if row.layer == "end" and row.symmetry == "boost" and row.parameter <= 50)
+        < 1e-6
+    )
     assert largest(table, "boost") < 1e-5
-    assert {(row.symmetry, row.output) for row in table} == {
-        *((s, o) for s in ("boost", "rotation", "permutation", "padding") for o in ("cls", "tokens")),
-        ("soft", "cls"),
-        ("collinear", "cls"),
+    seen = {(row.symmetry, row.output) for row in table if row.layer == "end"}
+    assert seen == {
+        *((s, o) for s in KEPT for o in ("cls", "tokens", "vectors")),
+        *((s, o) for s in ("soft", "collinear") for o in ("cls", "vectors")),
+    }
+    assert {row.layer for row in table} == {"features", "block 1", "end"}
+    assert {(row.symmetry, row.output) for row in table if row.layer == "block 1"} == {
+        (s, o) for s in KEPT for o in ("cls", "tokens", "vectors")
     }
     assert all(row.n_jets == 40 and row.dtype == "float32" and row.median <= row.maximum for row in table)
     assert next(encoder.parameters()).dtype == torch.float32
@@ -46,10 +54,7 @@ def test_lorentz_encoder_passes_and_the_table_is_complete():
 
 def test_float64_is_more_exact():
     encoder = seeded(lambda: LorentzEncoder(ENCODER))
-    tables = [
-        audit_encoder(encoder, Features(FeatureConfig()), batch_of([12] * 10), dtype=dtype, boosts=(5.0,))
-        for dtype in (torch.float32, torch.float64)
-    ]
+    tables = [audit(encoder, [12] * 10, dtype=dtype, boosts=(5.0,)) for dtype in (torch.float32, torch.float64)]
     assert largest(tables[1], "boost") < 1e-3 * largest(tables[0], "boost")
     assert next(encoder.parameters()).dtype == torch.float32  # the copy was converted, not the encoder
 
@@ -58,7 +63,7 @@ def test_float64_is_more_exact():
     "make", [lambda: JetTransformer(TINY, 7), lambda: ParticleNet(ParticleNetConfig(4, ((8,), (12,))), 7)]
 )
 def test_encoders_of_jet_coordinates_fail_boosts_but_not_permutation_and_padding(make):
-    table = audit_encoder(seeded(make), Features(FeatureConfig()), batch_of([12] * 20 + [7] * 20), boosts=(2.0,))
+    table = audit(seeded(make), [12] * 20 + [7] * 20, boosts=(2.0,))
     assert largest(table, "boost") > 1e-3
     assert largest(table, "rotation") > 1e-3
     assert largest(table, "permutation") < 1e-5
@@ -69,7 +74,10 @@ def test_autoencoder_is_covariant_end_to_end():
     model = seeded(lambda: LorentzAutoencoder(LorentzEncoder(ENCODER), 4, LorentzDecoderConfig(12, 16, 4, 2, 2, 16)))
     p4, mask = jets_of([12] * 20 + [7] * 20)
     table = audit_covariant(lambda p, m: model(p, m).p4, p4, mask)
-    assert max(row.median for row in table if row.symmetry == "boost" and row.parameter <= 50) < 1e-6
+    assert (
+        max(row.median for row in table if row.layer == "end" and row.symmetry == "boost" and row.parameter <= 50)
+        < 1e-6
+    )
     assert largest(table, "boost") < 1e-5
     assert max(largest(table, s, "vectors") for s in ("rotation", "permutation", "padding")) < 1e-6
 
@@ -103,6 +111,4 @@ def test_largest_of_what_is_not_a_number_is_not_a_number():
 def test_what_cannot_be_audited_is_refused():
     encoder = seeded(lambda: LorentzEncoder(ENCODER))
     with pytest.raises(InputError, match=r"jet 1.*at least one particle"):
-        audit_encoder(encoder, Features(FeatureConfig()), batch_of([5, 0]))
-    with pytest.raises(InputError, match="kinematic features"):
-        audit_encoder(encoder, Features(FeatureConfig("kinpid", "rino_g2")), batch_of([5]))
+        audit(encoder, [5, 0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from jetrep.encoders.base import JetEncoder
+from jetrep.encoders.base import JetEncoder, Symmetry
 from jetrep.physics.lorentz import RestFrame
 
 __all__ = ["Autoencoder", "InLaboratory", "InRestFrame", "JetImages", "Reconstruction"]
@@ -95,6 +95,11 @@ class Autoencoder(nn.Module, ABC):
     """
 
     encoder: JetEncoder
+
+    @property
+    def symmetries(self) -> frozenset[Symmetry]:
+        """What is claimed to turn the particles that come out along with those that go in; see `JetEncoder`."""
+        return self.encoder.symmetries
 
     @property
     @abstractmethod

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from jetrep.features import ModelInput
 
-__all__ = ["Encoded", "JetEncoder", "Pooling"]
+__all__ = ["Encoded", "JetEncoder", "Pooling", "Symmetry"]
 
 Pooling = Literal["cls", "mean", "cls+mean"]
+Symmetry = Literal["boost", "rotation", "azimuth", "permutation", "padding", "soft", "collinear"]
+"""What may be done to a jet without a change of what it is; `jetrep.evaluation.audit` says how each is measured."""
 
 
 class Encoded:
@@ -76,6 +78,25 @@ class JetEncoder(nn.Module, ABC):
     """
 
     n_features: int
+
+    @property
+    def symmetries(self) -> frozenset[Symmetry]:
+        """What is claimed to leave CLS and particle tokens as they are (vectors turn along), for features that it
+        leaves as they are too. ``jetrep audit`` measures it.
+        """
+        return frozenset({"permutation", "padding"})
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """Blocks, one after the other, of which a copy that has only the first works as well; none if there are no
+        such. ``jetrep audit`` looks behind each.
+        """
+        return nn.ModuleList()
+
+    @property
+    def most_particles(self) -> int | None:
+        """Places that a jet may have at most, padding included; None for any number."""
+        return None
 
     @property
     @abstractmethod

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetrep.encoders.base import Encoded, JetEncoder
+from jetrep.encoders.base import Encoded, JetEncoder, Symmetry
 from jetrep.encoders.lorentz_layers import LorentzStack, dot, lowered
 from jetrep.encoders.lorentz_pooling import Aggregation, LorentzPooling
 from jetrep.errors import InputError, at_least
@@ -142,6 +142,22 @@ class LorentzEncoder(JetEncoder):
         pooled = self.pool.n_vectors
         self.fc1 = nn.Linear(self.pool.n_scalars + pooled + pooled * (pooled + 1) // 2, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.width)
+
+    @property
+    def symmetries(self) -> frozenset[Symmetry]:
+        """All of SO⁺(3,1); order and padding too, but for the aggregation "mix"."""
+        lorentz: frozenset[Symmetry] = frozenset({"boost", "rotation", "azimuth"})
+        return lorentz if self.config.aggregation == "mix" else lorentz | super().symmetries
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks."""
+        return self.stack.blocks
+
+    @property
+    def most_particles(self) -> int | None:
+        """Any number, but for the aggregation "mix"."""
+        return self.config.max_particles if self.config.aggregation == "mix" else None
 
     @property
     def width(self) -> int:

@@ -219,6 +219,7 @@ class LorentzStack(nn.Module):
         # Of order one, as are all vectors that it is multiplied with.
         scaled = p.to(s.dtype).unsqueeze(-1) * count.unsqueeze(-1).sqrt()
         x = Particles(s, v, Tensors.zeros(v, self.tensors) if self.tensors else None)
-        for block, w in zip(self.blocks, weights, strict=True):
+        # A stack that was cut has weights left over.
+        for block, w in zip(self.blocks, weights, strict=False):
             x = block(x, scaled, u, w, real / count)
         return Particles(self.norm_s(x.s) * real, self.norm_v(x.v, u) * real.unsqueeze(-1))

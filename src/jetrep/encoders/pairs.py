@@ -36,7 +36,7 @@ def pair_features(p4: Tensor, first: Tensor, second: Tensor) -> Tensor:
     Arguments of the logarithms are at least 1e-8, so a particle paired with itself has finite features too.
     """
     with torch.no_grad(), torch.autocast(p4.device.type, enabled=False):
-        p4 = p4.float()
+        p4 = p4 if p4.dtype == torch.float64 else p4.float()
         energy, px, py, pz = p4.unbind(-1)
         pt = torch.sqrt(px * px + py * py)
         # y = ½ ln((E + pz) / (E − pz)), written so that it keeps its digits where pz is small
@@ -85,7 +85,7 @@ class PairBias(nn.Module):
         """
         pairs = [_pairs(group, length, n_prefix) for group, length in zip(groups, lengths, strict=True)]
         first, second = (torch.cat([pair[k] for pair in pairs]) for k in (0, 1))
-        values = torch.split(self.embed(pair_features(p4, first, second)), [len(pair[0]) for pair in pairs])
+        values = torch.split(self.embed(pair_features(p4, first, second).to(next(self.parameters()).dtype)), [len(pair[0]) for pair in pairs])
         return [
             _scattered(value, group, place, mirrored)
             for value, group, (_, _, place, mirrored) in zip(values, groups, pairs, strict=True)

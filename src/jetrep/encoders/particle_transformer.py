@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetrep.encoders.base import Encoded, JetEncoder
+from jetrep.encoders.base import Encoded, JetEncoder, Symmetry
 from jetrep.encoders.dropout import dropout
 from jetrep.encoders.layers import build_norm
 from jetrep.encoders.packing import Packing, pack
@@ -153,7 +153,8 @@ class _Attention(nn.Module):
         weight, offset = self.qkv.weight, self.qkv.bias
         q = self.split(F.linear(query, weight[:width], offset[:width]), self.q_norm)
         k, v = F.linear(x, weight[width:], offset[width:]).chunk(2, -1)
-        scores = (q[sequence] * self.split(k, self.k_norm)).sum(-1).float() / math.sqrt(width // self.heads)
+        scores = (q[sequence] * self.split(k, self.k_norm)).sum(-1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / math.sqrt(width // self.heads)
         index = sequence.unsqueeze(1).expand_as(scores)
         top = scores.new_full((len(query), self.heads), float("-inf")).scatter_reduce(0, index, scores, "amax")
         weights = torch.exp(scores - top.detach()[sequence])
@@ -274,6 +275,16 @@ class ParticleTransformer(JetEncoder):
                 with torch.no_grad():
                     linear.weight.div_(math.sqrt(2 * depth))  # type: ignore[union-attr, operator]
         nn.init.trunc_normal_(self.prefix, std=0.02)
+
+    @property
+    def symmetries(self) -> frozenset[Symmetry]:
+        """Order and padding of the particles, and rotations about the beam."""
+        return super().symmetries | {"azimuth"}
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks."""
+        return self.blocks
 
     @property
     def width(self) -> int:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetrep.encoders.base import Encoded, JetEncoder
+from jetrep.encoders.base import Encoded, JetEncoder, Symmetry
 from jetrep.errors import InputError, at_least
 from jetrep.features import ModelInput
 from jetrep.physics.fourvector import delta_phi
@@ -209,6 +209,16 @@ class ParticleNet(JetEncoder):
         self.blocks = nn.ModuleList(
             EdgeConv(width, channels) for width, channels in zip(inputs, config.channels, strict=False)
         )
+
+    @property
+    def symmetries(self) -> frozenset[Symmetry]:
+        """Order and padding of the particles, and rotations about the beam."""
+        return super().symmetries | {"azimuth"}
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks."""
+        return self.blocks
 
     @property
     def width(self) -> int:

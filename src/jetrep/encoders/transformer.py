@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from jetrep.encoders.base import Encoded, JetEncoder, Pooling
+from jetrep.encoders.base import Encoded, JetEncoder, Pooling, Symmetry
 from jetrep.encoders.layers import Block, PolarEmbedding, build_norm
 from jetrep.encoders.packing import pack
 from jetrep.errors import InputError, at_least
@@ -132,6 +132,16 @@ class JetTransformer(JetEncoder):
             for _ in range(config.depth)
         )
         self.norm = build_norm(config.norm, config.width)
+
+    @property
+    def symmetries(self) -> frozenset[Symmetry]:
+        """Order and padding; rotations about the beam too, unless the CLS token is made from η and φ of the jet."""
+        return super().symmetries | ({"azimuth"} if self.cls_from_jet is None else set())
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks."""
+        return self.blocks
 
     @property
     def width(self) -> int:
