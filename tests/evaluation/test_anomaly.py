@@ -104,6 +104,23 @@ def test_at_equal_mass_the_mass_says_little():
     assert reweighted_auc(independent, truth, mass, n_bootstrap=5).value == pytest.approx(0.76, abs=0.04)
 
 
+def test_equal_masses_by_weights_is_what_weights_of_others_give():
+    jets, _, rng = sample(200)
+    chosen = jets.against("top")
+    truth, mass = jets.signal[chosen] >= 0, jets.mass[chosen]
+    score = np.round(rng.normal(size=len(mass)) + truth + 0.01 * mass, 1)
+    edges = np.unique(np.quantile(mass[~truth], np.arange(1, 20) / 20))
+    place = np.searchsorted(edges, mass, side="right")
+    there = [(place[truth] == i).sum() for i in range(20)]
+    weight = [
+        ((place[~truth] == i).sum() / there[i] if true else 1.0) if there[i] else 0.0
+        for i, true in zip(place, truth, strict=True)
+    ]
+    found = reweighted_auc(score, truth, mass, n_bootstrap=2)
+    assert found.value == pytest.approx(roc_auc_score(truth, score, sample_weight=weight))
+    assert found.n == np.count_nonzero(weight) < len(weight)
+
+
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="background"):
         AnomalySample(np.zeros(3, np.int64), np.ones(3), ("top",))

@@ -7,7 +7,7 @@ import torch
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
 from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzDecoderConfig
 from jetrep.errors import InputError
-from jetrep.evaluation.latent import correlations, latent_quantities, signed_mass
+from jetrep.evaluation.latent import correlations, latent_quantities, mass_spectra, signed_mass
 from jetrep.physics.lorentz import minkowski
 from lorentz_jets import jets_of, observers, seen_by
 
@@ -55,3 +55,17 @@ def test_correlations_against_numpy():
 
 def test_signed_mass():
     assert signed_mass(np.array([4.0, -9.0, 0.0])).tolist() == [2.0, -3.0, 0.0]
+
+
+def test_spectra_hold_every_jet_of_every_class():
+    rng = np.random.default_rng(0)
+    latent = {
+        kind: {"s1": rng.normal(size=n), "z1²": rng.normal(scale, 50, n)}
+        for kind, n, scale in (("qcd", 50, 400), ("top", 80, 3e4))
+    }
+    ((name, (edges, counts)),) = mass_spectra(latent).items()
+    assert name == "z1"
+    assert {kind: n.sum() for kind, n in counts.items()} == {"qcd": 50, "top": 80}
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    assert np.average(centre, weights=counts["top"]) == pytest.approx(np.sqrt(3e4), rel=0.02)
+    assert mass_spectra({"qcd": {"z1": rng.normal(size=5)}}) == {}

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import jensenshannon
-from sklearn.metrics import roc_auc_score
 
 from jetrep.errors import InputError, at_least
 from jetrep.evaluation.tagging import working_points
@@ -178,25 +177,33 @@ def reweighted_auc(
         n_bootstrap: number of resamples.
         seed: seed of the resamples.
     """
-    values = np.asarray(score, np.float64)
     edges = _mass_bins(mass[~truth])
     place = np.searchsorted(edges, mass, side="right")
+    _, rank = np.unique(np.asarray(score, np.float64), return_inverse=True)
 
-    def auc(rows: NDArray[np.int64]) -> tuple[float, int]:
+    def auc(times: NDArray[np.float64]) -> tuple[float, int]:
+        """Of jets that are there several times: their AUC, and the number of different jets that count."""
         signal, background = (
-            np.bincount(place[rows][truth[rows] == kind], minlength=len(edges) + 1) for kind in (True, False)
+            np.bincount(place[truth == kind], times[truth == kind], len(edges) + 1) for kind in (True, False)
         )
-        ratio = np.divide(background, signal, out=np.zeros(len(signal)), where=signal > 0)
-        weight = np.where(truth[rows], ratio[place[rows]], (signal > 0)[place[rows]])
-        kept = weight > 0
-        if len(set(truth[rows][kept].tolist())) < 2:
+        both = (signal > 0) & (background > 0)
+        ratio = np.divide(background, signal, out=np.zeros(len(signal)), where=both)
+        s, b = times * truth * ratio[place], times * ~truth * both[place]
+        if not both.any():
             return np.nan, 0
-        return float(roc_auc_score(truth[rows][kept], values[rows][kept], sample_weight=weight[kept])), int(kept.sum())
+        per_score, known = np.bincount(rank, s), np.bincount(rank, b)
+        below = np.cumsum(known) - 0.5 * known
+        return float(per_score @ below / (s.sum() * b.sum())), int(((s + b) > 0).sum())
 
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(truth), np.flatnonzero(~truth)]
-    drawn = [auc(np.concatenate([g[rng.integers(0, len(g), len(g))] for g in groups]))[0] for _ in range(n_bootstrap)]
-    return _measured(*auc(np.arange(len(values))), np.array(drawn))
+
+    def resampled() -> NDArray[np.float64]:
+        rows = np.concatenate([g[rng.integers(0, len(g), len(g))] for g in groups])
+        return np.bincount(rows, minlength=len(truth)).astype(np.float64)
+
+    drawn = np.array([auc(resampled())[0] for _ in range(n_bootstrap)])
+    return _measured(*auc(np.ones(len(truth))), drawn)
 
 
 def mass_sculpting(

@@ -13,8 +13,9 @@ from jetrep.encoders.autoencoder import Autoencoder
 from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzLatent
 from jetrep.errors import InputError, at_least
 from jetrep.physics.lorentz import minkowski
+from jetrep.report import binning
 
-__all__ = ["Correlations", "correlations", "latent_quantities", "signed_mass"]
+__all__ = ["Correlations", "correlations", "latent_quantities", "mass_spectra", "signed_mass"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,28 @@ def latent_quantities(model: Autoencoder, numbers: NDArray[np.float64]) -> dict[
 def signed_mass(square: NDArray[np.float64]) -> NDArray[np.float64]:
     """sgn(m²) √|m²|: the invariant mass of vectors, negative for those that are spacelike."""
     return np.sign(square) * np.sqrt(np.abs(square))
+
+
+def mass_spectra(
+    latent: Mapping[str, Mapping[str, NDArray[np.float64]]], *, n_bins: int = 60
+) -> dict[str, tuple[NDArray[np.float64], dict[str, NDArray[np.int64]]]]:
+    """Histograms of the invariant masses of the latent vectors, for each class of jets in the same bins.
+
+    Args:
+        latent: by class, `latent_quantities`.
+        n_bins: number of bins, about; the outer ones also hold what lies beyond.
+
+    Returns:
+        By vector (``z1`` …), the edges of the bins in GeV (see `signed_mass`), and by class the numbers of jets; empty
+        for autoencoders without vectors.
+    """
+    names = [name for name in next(iter(latent.values()), {}) if name.endswith("²")]
+    spectra = {}
+    for name in names:
+        masses = {kind: signed_mass(quantities[name]) for kind, quantities in latent.items()}
+        bins = binning.edges(list(masses.values()), n_bins)
+        spectra[name[:-1]] = bins, {kind: binning.contents(values, bins) for kind, values in masses.items()}
+    return spectra
 
 
 def correlations(
