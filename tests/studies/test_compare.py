@@ -1,21 +1,32 @@
 import json
 import shutil
 from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from jetrep import cli
+from jetrep.encoders.build import build_encoder
+from jetrep.encoders.lorentz import LorentzConfig
 from jetrep.encoders.particlenet import ParticleNetConfig
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
+from jetrep.features import FeatureConfig
+from jetrep.model import ClassifierConfig
 from jetrep.objectives.build import OBJECTIVES
+from jetrep.store.folder import locked
 from jetrep.studies.compare import compare
-from jetrep.studies.compare_study import TaggerTraining
+from jetrep.studies.compare_rows import rows_of
+from jetrep.studies.compare_study import Row, TaggerTraining
+from jetrep.training.checkpoint import load_model
+from jetrep.training.engine import OptimizerConfig
 from jetrep.training.run import RunFolder
 from prong_jets import prong_jets, write_store
 
+COSTS = ("row", "parameters", "flops_per_jet")
 ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=32)
 
 
@@ -210,9 +221,103 @@ def test_an_encoder_with_one_vector_has_one_linear_probe(stores, tmp_path):
 
 
 def test_every_kind_of_objective_is_known_by_its_name(stores, tmp_path):
-    kinds = [config.kind for config in OBJECTIVES]
-    record = compare(**settings(stores, tmp_path, objectives=kinds, baselines=[], list_cells=True))
-    assert [line["row"] for line in record["cells"]] == kinds
+    record = compare(**settings(stores, tmp_path, objectives=["all"], baselines=[], list_cells=True))
+    assert [line["row"] for line in record["cells"]] == [config.kind for config in OBJECTIVES]
+
+
+def test_rows_with_encoders_of_their_own_beside_the_common_one(finished, stores, tmp_path):
+    tiny = {"depth": 1, "mlp_hidden": 16}
+    rows = [
+        {"kind": "supervised", "name": "shallow", "encoder": tiny, "head": {"hidden": [8]}},
+        {"kind": "supervised", "name": "Lorentz", "encoder": {"kind": "lorentz", "width": 8, "depth": 1}},
+        {"kind": "random", "name": "random, shallow", "encoder": tiny, "features": {"signed_eta": True}},
+    ]
+    changes = {"objectives": rows, "baselines": ["supervised"], "reference": "supervised", "n_labels": [], "seeds": 2}
+    record = compare(**settings(stores, tmp_path / "out", **changes))
+    table = content(tmp_path / "out")
+    costs = {row: (n, flops) for row, n, flops in zip(*(table[k] for k in COSTS), strict=True)}
+    parameters = {
+        "supervised": build_encoder(ENCODER, 7),
+        "shallow": build_encoder(replace(ENCODER, **tiny), 7),
+        "Lorentz": build_encoder(LorentzConfig(width=8, depth=1), 7),
+    }
+    for row, encoder in parameters.items():
+        assert costs[row][0] == sum(p.numel() for p in encoder.parameters())
+    assert costs["shallow"] == costs["random, shallow"]
+    assert costs["shallow"][1] < costs["supervised"][1] != costs["Lorentz"][1]
+    assert "shallow, random, shallow" in record["tables"][-1]["notes"][0]
+    for row in ("shallow", "Lorentz"):
+        model = load_model(tmp_path / "out" / "cells" / f"{row}-seed-0" / "supervised-all").config
+        assert model.encoder == parameters[row].config
+        assert model.head.hidden == ((8,) if row == "shallow" else (64, 32))
+    assert load_model(tmp_path / "out" / "cells" / "random-shallow-seed-1" / "pretrain").config.features.signed_eta
+
+
+def test_differences_to_the_reference_are_those_of_paired_seeds(stores, tmp_path):
+    other = {"kind": "random", "name": "other", "encoder": {"depth": 1}}
+    changes = {"objectives": [other], "baselines": ["random", "observables"], "reference": "random", "seeds": 3}
+    record = compare(**settings(stores, tmp_path / "out", **changes, n_labels=[]))
+    found = defaultdict(dict)
+    table = content(tmp_path / "out")
+    for row, seed, value, *key in zip(
+        *(table[k] for k in ("row", "seed", "value", "head", "metric", "signal")), strict=True
+    ):
+        found[row, *key][seed] = value
+    titles = [table["title"] for table in record["tables"]]
+    assert titles[1:3] == ["Difference to random, seed by seed", "Difference to random, seed by seed, k-NN"]
+    for head, domain in (("knn", "k-NN"), ("finetune", "fine-tuned")):
+        by_class = record["tables"][titles.index(f"{titles[1]}, {domain}")]["results"]
+        for cells, heading, metric, signal in (
+            (record["tables"][1]["results"]["other"][domain], "macro AUC", "auc_ovo", ""),
+            (by_class["other"]["top"], "AUC", "auc", "top"),
+        ):
+            assert set(by_class) == {"other"}
+            pairs = [
+                found["other", head, metric, signal][s] - found["random", head, metric, signal][s] for s in (0, 1, 2)
+            ]
+            error = np.std(pairs, ddof=1) / 3**0.5
+            assert cells[heading]["value"] == pytest.approx(np.mean(pairs))
+            assert cells[heading]["error"] == pytest.approx(error)
+            assert cells[f"{heading}: σ"]["value"] == pytest.approx(np.mean(pairs) / error)
+    assert "± standard error of the mean over paired seeds" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_what_rows_have_in_common_is_where_what_they_have_of_their_own_begins():
+    usual = Row("", "supervised", OptimizerConfig(lr=0.1, clip=2), ENCODER, FeatureConfig("kinpid"), ClassifierConfig())
+    plain, deeper, graph, learned, _ = rows_of(
+        [
+            "supervised",
+            {"kind": "supervised", "name": "deeper", "encoder": {"depth": 3}, "optimizer": {"lr": 0.2}},
+            {"kind": "random", "encoder": {"kind": "particlenet", "neighbours": 3}},
+            {"kind": "jetclr", "temperature": 0.3, "features": {"names": "kin"}, "head": {"hidden": [32]}},
+            "observables",
+        ],
+        usual,
+    )
+    assert plain == replace(usual, name="supervised")
+    assert deeper.encoder == replace(ENCODER, depth=3)
+    assert (deeper.optimizer, deeper.features) == (replace(usual.optimizer, lr=0.2), usual.features)
+    assert graph.encoder == ParticleNetConfig(neighbours=3)
+    assert (learned.features.names, learned.objective.temperature, learned.head) == ("kin", 0.3, usual.head)
+    assert learned.objective.head.hidden == (32,)
+
+
+def test_rows_are_added_to_a_finished_comparison(finished, stores):
+    changes = settings(stores, finished[0])
+    changes["objectives"] = [*changes["objectives"], {"kind": "supervised", "name": "deeper", "encoder": {"depth": 3}}]
+    cells = compare(**changes, reference="supervised", list_cells=True)["cells"]
+    assert {line["row"] for line in cells if not line["done"]} == {"deeper"}
+
+
+def test_a_cell_is_computed_by_one_process_at_a_time(stores, tmp_path):
+    given = settings(stores, tmp_path / "out", objectives=[], baselines=["observables"], n_labels=[])
+    folder = Path(compare(**given, list_cells=True)["cells"][0]["folder"])
+    folder.parent.mkdir(parents=True)
+    with locked(folder), pytest.raises(InputError, match=r"process \d+ on .* is computing this cell"):
+        compare(**given, cell=0)
+    assert not folder.exists()
+    assert compare(**given)["cells"][0]["row"] == "mass, multiplicity"
+    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +327,15 @@ def test_every_kind_of_objective_is_known_by_its_name(stores, tmp_path):
         ({"objectives": [{"kind": "jetclr", "temprature": 1}]}, "settings of 'jetclr' cannot be used.*temprature"),
         ({"objectives": ["jetclr", "jetclr"]}, "two rows are called 'jetclr'"),
         ({"objectives": [], "baselines": []}, "nothing to compare"),
+        ({"objectives": [], "baselines": ["observed"]}, "there is no objective 'observed'.*random, observables, all"),
+        ({"objectives": ["all", "jepa"]}, "two rows are called 'jepa'"),
+        ({"objectives": [{"kind": "random", "optimizer": {"lr": 1}}]}, "settings of 'random' cannot.*optimizer"),
+        ({"objectives": [{"kind": "jepa", "encoder": {"kind": "cnn"}}]}, "'jepa' has an encoder of kind 'cnn'; known"),
+        ({"objectives": [{"kind": "jepa", "encoder": {"neighbours": 2}}]}, "settings of 'jepa' cannot.*neighbours"),
+        ({"objectives": [{"kind": "jepa", "encoder": {"heads": 3}}]}, "16"),
+        ({"objectives": [{"kind": "jepa", "features": {"names": "full"}}]}, "no measured column 'charge'"),
+        ({"reference": "sota"}, "there is no row 'sota'.*among self_distillation, SupCon"),
+        ({"reference": "supervised"}, "no other row is of the kind of 'supervised'"),
         ({"background": "gluon"}, "there is no class 'gluon'"),
         ({"efficiencies": {"w": 0.5}}, "there is no signal 'w'; known: top"),
         ({"efficiencies": {"top": 1.5}}, "is 1.5 for top"),
@@ -263,3 +377,12 @@ def test_the_command_line_takes_names_and_yaml(stores, tmp_path, capsys):
     ]
     assert cli.main(["compare", *places, "--objectives", "supcon", "rhino", "--list-cells"]) == 1
     assert "there is no objective 'rhino'" in capsys.readouterr().err
+    config.write_text(
+        "objectives: [all]\nbaselines: [{kind: supervised, name: mine, encoder: {kind: particlenet}}, supervised]\n"
+        "reference: mine\nseeds: 1\n"
+    )
+    assert cli.main(["compare", "--config", str(config), *places, "--list-cells"]) == 0
+    assert [line.split(", ")[0].split()[1] for line in capsys.readouterr().out.splitlines()] == [
+        *(config.kind for config in OBJECTIVES),
+        *("mine", "supervised"),
+    ]

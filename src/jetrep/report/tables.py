@@ -47,6 +47,7 @@ class ResultsTable:
         metrics: columns within each group.
         cells: the measurement of (method, domain, metric).
         notes: lines below the table: number of jets, baselines, what was dropped.
+        error: what stands behind ±, in a table where it is nothing usual.
         provenance: whatever identifies the run (configuration, data hashes, code version), kept in the JSON only.
     """
 
@@ -57,6 +58,7 @@ class ResultsTable:
     cells: Mapping[tuple[str, str, str], Measurement]
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
 
     def __post_init__(self) -> None:
         for method, domain, metric in self.cells:
@@ -77,6 +79,7 @@ class ResultsTable:
         metrics: Sequence[str] | None = None,
         notes: Sequence[str] = (),
         provenance: Mapping[str, Any] | None = None,
+        error: str = "",
     ) -> ResultsTable:
         """From nested mappings ``results[method][domain][metric]``; rows and columns keep the order in which they come.
 
@@ -86,6 +89,7 @@ class ResultsTable:
             metrics: the metrics to keep, in order; all if None.
             notes: lines below the table.
             provenance: what identifies the run.
+            error: what stands behind ±, if it is nothing usual.
         """
         cells = {
             (method, domain, metric): measurement
@@ -102,6 +106,7 @@ class ResultsTable:
             cells,
             tuple(notes),
             dict(provenance or {}),
+            error,
         )
 
     def cell(self, method: str, domain: str, metric: str, errors: Errors = "total") -> str:
@@ -112,7 +117,8 @@ class ResultsTable:
     def caption(self, errors: Errors = "total") -> str:
         """What the errors mean, what ">" means if it occurs, and the notes: one line each."""
         seeds = sorted({m.n_seeds for m in self.cells.values()})
-        lines = [_ERRORS_MEAN[errors] if seeds and seeds[-1] > 1 else "± bootstrap error"]
+        usual = _ERRORS_MEAN[errors] if seeds and seeds[-1] > 1 else "± bootstrap error"
+        lines = [f"± {self.error}" if self.error else usual]
         if seeds and seeds[-1] > 1:
             lines[0] += f" ({' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])})"
         if any(m.limit for m in self.cells.values()):
@@ -187,6 +193,7 @@ class ResultsTable:
             "results": results,
             "notes": list(self.notes),
             "provenance": dict(self.provenance),
+            "error": self.error,
         }
 
     @classmethod
@@ -214,6 +221,7 @@ class ResultsTable:
             cells,
             tuple(record.get("notes", ())),
             dict(record.get("provenance", {})),
+            str(record.get("error", "")),
         )
 
     def save(self, path: str | Path) -> Path:

@@ -167,8 +167,8 @@ def _alive(process: int) -> bool:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keep other processes from preparing the same store within this block.
+def locked(out: Path, doing: str = "preparing this store") -> Iterator[None]:
+    """Keep other processes from ``doing`` the same within this block.
 
     The operating system holds the lock and frees it when the process ends, however it ends. Where the file system
     knows no locks, the file itself is the lock, with the machine and process that made it; it counts until that process
@@ -179,7 +179,7 @@ def locked(out: Path) -> Iterator[None]:
     """
     path = out.with_name(f".{out.name}.lock")
     with disk_errors(out):
-        handle = _acquire(path)
+        handle = _acquire(path, doing)
     try:
         yield
     finally:
@@ -188,7 +188,7 @@ def locked(out: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, doing: str) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -196,7 +196,7 @@ def _acquire(path: Path) -> int:
             if not _lock(handle, holder):
                 machine, _, process = holder.strip().partition(" ")
                 raise InputError(
-                    f"process {process or '?'} on {machine or '?'} is preparing this store",
+                    f"process {process or '?'} on {machine or '?'} is {doing}",
                     file=path,
                     remedy="wait until it is done, stop it, or remove the file if there is no such process",
                 )

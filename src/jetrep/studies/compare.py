@@ -11,7 +11,6 @@ from typing import Any, Literal
 import joblib
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from jetrep.encoders.build import EncoderConfig
@@ -19,17 +18,18 @@ from jetrep.encoders.transformer import SIZES
 from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig
 from jetrep.jets import Jets
-from jetrep.objectives.build import OBJECTIVES, ObjectiveConfig, needs_of
+from jetrep.objectives.build import needs_of
 from jetrep.report.files import check_writable
 from jetrep.studies.compare_cells import read_cell, run_cell
+from jetrep.studies.compare_costs import parameters_of
 from jetrep.studies.compare_figures import draw_comparison
-from jetrep.studies.compare_study import Baseline, Row, Study, TaggerTraining
+from jetrep.studies.compare_rows import rows_of
+from jetrep.studies.compare_study import Row, Study, TaggerTraining
 from jetrep.studies.compare_tables import Numbers, tables_of, write_tables
 from jetrep.studies.testsets import choose_background
 from jetrep.training.data import open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import stratified_subset
-from jetrep.training.pretrain import pretrain
 
 __all__ = ["EFFICIENCIES", "compare"]
 
@@ -37,7 +37,6 @@ EFFICIENCIES: Mapping[str, float] = {"Hqql": 0.99, "Tbl": 0.995}
 """Signal efficiency at which the rejection is quoted for JetClass (arXiv 2202.03772); 0.5 for all other classes."""
 
 _FINETUNING = TaggerTraining()
-_OWN_NAME: Mapping[Baseline, str] = {"observables": "mass, multiplicity"}
 
 
 def compare(
@@ -47,7 +46,8 @@ def compare(
     out: Path,
     objectives: list[dict[str, Any] | str],
     unlabelled: list[Path] | None = None,
-    baselines: list[Literal["supervised", "random", "observables"]] | None = None,
+    baselines: list[dict[str, Any] | str] | None = None,
+    reference: str | None = None,
     features: FeatureConfig = FeatureConfig(),
     encoder: EncoderConfig = SIZES["laptop"],
     optimizer: OptimizerConfig = OptimizerConfig(lr=3e-3, layer_decay=0.9),
@@ -76,7 +76,8 @@ def compare(
     """What does the objective do? One encoder learns the same jets in as many steps, under every objective.
 
     A comparison is a grid of cells, (row, seed). A row is an objective or a baseline: "supervised" (from scratch, as
-    many steps as a pretraining), "random" (the encoder untrained, then treated alike) and "mass, multiplicity".
+    many steps as a pretraining), "random" (the encoder untrained, then treated alike) and "mass, multiplicity". A row
+    may have an encoder of its own, so that encoders are compared under one objective, too.
     Each encoder is judged by k-NN, by linear probes on its class token and on the mean of its particle tokens, and
     fine-tuned as a whole; all of it also on fewer labels.
 
@@ -87,17 +88,20 @@ def compare(
         train: labelled stores to pretrain, probe and fine-tune on.
         test: labelled stores to judge on.
         out: folder for cells, tables and figures.
-        objectives: kinds of objectives, or mappings with their settings: kind, and beside it name (of the row),
-            optimizer (in place of the common one) and whatever the kind has.
+        objectives: kinds of objectives, "all" for every one, or mappings with their settings: kind, which may be that
+            of a baseline too; beside it name (of the row), encoder, features and optimizer (in place of the common
+            ones; what they do not tell is as there, if the encoder is of the same kind) and whatever the kind has; a
+            supervised row has a classifier head.
         unlabelled: stores to pretrain on, in place of those of train.
-        baselines: rows beside the objectives; all three by default.
+        baselines: rows beside the objectives: supervised, random, observables, or mappings; all three by default.
+        reference: name of a row; the others of its kind are told by their difference to it, seed by seed.
         features: particle features and their standardisation.
-        encoder: architecture, the same for all rows.
+        encoder: architecture of all rows that have none of their own.
         optimizer: of pretraining and of the supervised row.
         epochs: passes over the jets of a pretraining.
         batch_size: jets per step of a pretraining.
         budget: "steps" gives each objective the same number of steps; "flops" the floating-point operations that
-            supervised training spends in that many steps.
+            supervised training of the common encoder spends in that many steps.
         finetuning: training of the taggers on top of the encoders.
         n_labels: numbers of labelled jets, besides all of them: 100, 1000, 10000 and 100000 by default. Those that are
             too many, or so few that a class is missing, are left out.
@@ -131,12 +135,15 @@ def compare(
             "each cell runs on one device", field="engine.devices", remedy="compute several cells at once, by --jobs"
         )
     check_writable(out)
+    usual = Row("", "supervised", optimizer, encoder, features, finetuning.head)
+    rows = rows_of([*objectives, *(("supervised", "random", "observables") if baselines is None else baselines)], usual)
+    _check_reference(reference, rows)
     study = Study(
         train=train,
         test=test,
         unlabelled=unlabelled,
         out=out,
-        rows=_rows(objectives, ["supervised", "random", "observables"] if baselines is None else baselines, optimizer),
+        rows=rows,
         seeds=seeds,
         features=features,
         encoder=encoder,
@@ -152,6 +159,7 @@ def compare(
         max_probe_jets=max_probe_jets,
         max_particles=max_particles,
         n_bootstrap=n_bootstrap,
+        reference=reference or "",
         engine=engine,
         quiet=quiet,
     )
@@ -191,7 +199,7 @@ def compare(
     write_tables(numbers, tables, out)
     draw_comparison(numbers, tables[0], projection=projection)
     if not quiet:
-        for table in tables[:2]:
+        for table in tables[: 3 if reference else 2]:
             table.show()
         say(f"results and figures: {out}")
     return record | {"tables": [table.to_json() for table in tables]}
@@ -223,50 +231,16 @@ def _in_process(study: Study, index: int, overwrite: bool, threads: int) -> int:
     return index
 
 
-def _rows(objectives: list[dict[str, Any] | str], baselines: list[Baseline], optimizer: OptimizerConfig) -> list[Row]:
-    """Rows of the comparison, objectives first.
-
-    Raises:
-        InputError: if an objective is unknown or has unknown settings, or two rows are called the same.
-    """
-    rows = [_row(objective, optimizer) for objective in objectives]
-    rows += [Row(_OWN_NAME.get(name, name), name, optimizer) for name in baselines]
-    if not rows:
-        raise InputError("there is nothing to compare", field="objectives", remedy="name at least one")
-    names = [row.name for row in rows]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(
-                f"two rows are called '{name}'", field="objectives", remedy="give one of them another name: {name: …}"
-            )
-    return rows
-
-
-def _row(given: dict[str, Any] | str, optimizer: OptimizerConfig) -> Row:
-    settings = {"kind": given} if isinstance(given, str) else dict(given)
-    kinds: dict[str, Any] = {config.kind: config for config in OBJECTIVES}
-    kind = settings.get("kind")
-    if kind not in kinds:
-        raise InputError(f"there is no objective '{kind}'", field="objectives", remedy=f"known: {', '.join(kinds)}")
-    name = str(settings.pop("name", kind))
-    # What `pretrain` does by default is what the bare name of its kind means.
-    usual: ObjectiveConfig = (pretrain.__kwdefaults__ or {})["objective"]
-    default = usual if usual.kind == kind else kinds[kind]()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--objective", type=kinds[kind], default=default)
-    parser.add_argument("--optimizer", type=OptimizerConfig, default=optimizer)
-    own: Any = settings.pop("optimizer", {})
-    try:
-        parsed = parser.instantiate(parser.parse_object({"objective": settings, "optimizer": own}))
-    except InputError:
-        raise
-    except Exception as problem:  # jsonargparse raises many kinds
+def _check_reference(name: str | None, rows: list[Row]) -> None:
+    if name is None:
+        return
+    found = [row for row in rows if row.name == name]
+    if not found or not any(row.kind == found[0].kind and row.name != name for row in rows):
         raise InputError(
-            f"the settings of '{name}' cannot be used: {' '.join(str(problem).split())}",
-            field="objectives",
-            remedy=f"see jetrep pretrain --objective.kind {kind} --help",
-        ) from problem
-    return Row(name, parsed.objective, parsed.optimizer)
+            f"no other row is of the kind of '{name}'" if found else f"there is no row '{name}'",
+            field="reference",
+            remedy=f"choose a row that others share the kind of, among {', '.join(row.name for row in rows)}",
+        )
 
 
 def _efficiencies(wanted: dict[str, float] | None, signals: list[str]) -> dict[str, float]:
@@ -294,12 +268,18 @@ def _check(study: Study) -> None:
         at = study.test[study.data["test"].index(shared.pop())]
         raise InputError("holds the jets to train on", file=at, field="test", remedy="judge on other jets")
     for row in study.rows:
+        if row.objective == "observables":
+            continue
+        parameters_of(row)  # an encoder that cannot be built is told now, and a feature set that a store lacks
+        for stores in (study.train, study.test):
+            open_pool(stores, columns=row.features.columns)
         if not isinstance(row.objective, str):
             needs = needs_of(row.objective)
-            open_pool(study.unlabelled or study.train, labelled=needs.labels, history=needs.history)
-            if study.features.columns and not needs.measured:
+            columns = (*row.features.columns, *needs.columns)
+            open_pool(study.unlabelled or study.train, labelled=needs.labels, history=needs.history, columns=columns)
+            if row.features.columns and not needs.measured:
                 raise InputError(
-                    f"the feature set '{study.features.names}' needs what the views of '{row.name}' lack",
+                    f"the feature set '{row.features.names}' needs what the views of '{row.name}' lack",
                     field="features.names",
                     remedy="choose the features 'kin', or other objectives",
                 )

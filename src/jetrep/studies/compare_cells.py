@@ -14,21 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jetrep.encoders.build import build_encoder
 from jetrep.errors import InputError
 from jetrep.evaluation.multiclass import accuracy, confusion, macro_auc
 from jetrep.evaluation.probes import ProbeKind, observables, probe
 from jetrep.evaluation.tagging import discriminant, working_points
-from jetrep.features import Features
 from jetrep.jets import Jets
 from jetrep.model import JetModel, ModelConfig
 from jetrep.report.measurement import Measurement
+from jetrep.store.folder import locked
 from jetrep.studies.compare_costs import parameters_of, step_flops, steps_of
 from jetrep.studies.compare_study import Row, Study, read_json, write_json
 from jetrep.training.checkpoint import RECORD, load_model, model_record, save_model
 from jetrep.training.data import open_pool
 from jetrep.training.finetune import finetune, stratified_subset
-from jetrep.training.pretrain import pretrain
+from jetrep.training.pretrain import initial_encoder, pretrain
 
 __all__ = ["FINETUNE", "read_cell", "run_cell"]
 
@@ -58,17 +57,23 @@ def read_cell(study: Study, row: Row, seed: int) -> dict[str, Any] | None:
 
 
 def run_cell(study: Study, index: int, overwrite: bool = False) -> dict[str, Any]:
-    """Train and judge cell number ``index``, or go on with it; what is there already is not made again."""
+    """Train and judge cell number ``index``, or go on with it; what is there already is not made again.
+
+    Raises:
+        InputError: if another process is at the same cell.
+    """
     row, seed = study.cells[index]
     folder = study.folder(row, seed)
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-    done = read_cell(study, row, seed)
-    if done is not None:
-        return done
-    write_json(folder / _SETTINGS, study.settings(row, seed))
-    result = _Cell(study, row, seed, folder).compute()
-    write_json(folder / _RESULT, result)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "computing this cell"):
+        if overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
+        done = read_cell(study, row, seed)
+        if done is not None:
+            return done
+        write_json(folder / _SETTINGS, study.settings(row, seed))
+        result = _Cell(study, row, seed, folder).compute()
+        write_json(folder / _RESULT, result)
     return result
 
 
@@ -102,44 +107,42 @@ class _Cell:
                 model = self._finetuned(run, n)
                 self._judge(FINETUNE, n, model.predict(study.test_jets, quiet=study.quiet).astype(float))
         if self.row.objective != "observables":
-            n_parameters = parameters_of(study)
-            flops["flops_per_jet"] = step_flops(study, "forward")
+            n_parameters = parameters_of(self.row)
+            flops["flops_per_jet"] = step_flops(study, self.row, "forward")
             if self.row.objective != "random":
-                flops["step_flops_per_jet"] = step_flops(study, self.row.objective)
+                flops["step_flops_per_jet"] = step_flops(study, self.row, self.row.objective)
         costs = {"parameters": n_parameters, "steps": steps, **flops, **self._total_seconds()}
         return {"results": self.results, "confusions": self.confusions, "costs": costs}
 
     def _encoder(self) -> tuple[Path, int]:
         """A run with the encoder of the row: pretrained, or as pretraining would have begun."""
-        study, out = self.study, self.folder / "pretrain"
-        if self.row.objective == "random":
+        study, row, out = self.study, self.row, self.folder / "pretrain"
+        if row.objective == "random":
             if not (out / RECORD).exists():
                 pool = open_pool(
                     study.unlabelled or study.train,
                     labelled=False,
                     history=False,
                     max_jets=study.max_jets,
-                    columns=study.features.columns,
+                    columns=row.features.columns,
                     max_particles=study.max_particles,
                 )
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(self.seed)
-                    fit_on = pool.sample(20_000) if study.features.standardization == "data" else None
-                    inputs = Features(study.features, fit_on=fit_on)
-                    network = build_encoder(study.encoder, len(inputs.names))
-                config = ModelConfig(study.features, study.encoder, max_particles=study.max_particles)
+                    inputs, network = initial_encoder(pool, row.features, row.encoder)
+                config = ModelConfig(row.features, row.encoder, max_particles=study.max_particles)
                 save_model(JetModel(config, inputs, network), out, provenance={"seed": self.seed})
             return out, 0
-        assert not isinstance(self.row.objective, str)
-        steps = steps_of(study, self.row)
+        assert not isinstance(row.objective, str)
+        steps = steps_of(study, row)
         with self._timed("pretrain", out):
             pretrain(
                 study.unlabelled or study.train,
                 out=out,
-                features=study.features,
-                encoder=study.encoder,
-                objective=self.row.objective,
-                optimizer=self.row.optimizer,
+                features=row.features,
+                encoder=row.encoder,
+                objective=row.objective,
+                optimizer=row.optimizer,
                 steps=steps,
                 batch_size=study.batch_size,
                 max_jets=study.max_jets,
@@ -156,7 +159,7 @@ class _Cell:
         held_out = max(1, round(0.15 * (n or len(study.train_jets))))
         n_train = (n or len(study.train_jets)) - held_out
         per_epoch = n_train // min(n_train, study.batch_size)
-        epochs = max(1, round(study.steps / per_epoch))  # steps come in whole epochs here
+        epochs = max(1, round(steps_of(study, self.row) / per_epoch))  # steps come in whole epochs here
         run = self._tagger(
             f"supervised-{_label(n)}",
             n,
@@ -190,9 +193,9 @@ class _Cell:
                 study.train,
                 out=out,
                 from_run=from_run,
-                encoder=study.encoder,
-                features=study.features,
-                head=study.finetuning.head,
+                encoder=self.row.encoder,
+                features=self.row.features,
+                head=self.row.head,
                 encoder_lr=study.finetuning.encoder_lr,
                 n_labels=n,
                 max_jets=study.max_jets,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from jetrep.encoders.build import build_encoder
-from jetrep.features import FEATURE_SETS, Features
+from jetrep.features import FEATURE_SETS
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.base import Objective
 from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
 from jetrep.objectives.supervised import Supervised
 from jetrep.training.batches import ShuffledBatches
 from jetrep.training.data import open_pool
+from jetrep.training.pretrain import initial_encoder
 
 if TYPE_CHECKING:
     from jetrep.studies.compare_study import Row, Study
@@ -25,15 +27,17 @@ _SAMPLE = 2_000
 """Jets that features and tokens are fitted to; the count does not depend on them."""
 
 
-def parameters_of(study: Study) -> int:
-    """Number of parameters of the encoder, which all rows share."""
+def parameters_of(row: Row) -> int:
+    """Number of parameters of the encoder of a row."""
     with torch.random.fork_rng(devices=[]):
-        encoder = build_encoder(study.encoder, len(FEATURE_SETS[study.features.names]))
+        encoder = build_encoder(row.encoder, len(FEATURE_SETS[row.features.names]))
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 
-def step_flops(study: Study, what: ObjectiveConfig | Literal["supervised", "forward"]) -> float:
-    """FLOPs per jet of one training step of an objective, forward and backward, or of encoding one jet ("forward").
+def step_flops(study: Study, row: Row, what: ObjectiveConfig | Literal["supervised", "forward"]) -> float:
+    """FLOPs per jet of one training step, forward and backward, or of encoding one jet ("forward").
+
+    The encoder is that of ``row``; what it learns is ``what``.
 
     Matrix products, convolutions and attention are counted (2 FLOPs for each multiplication with addition) on the
     first batch of the first seed; what is element by element is not. The optimiser is not counted either.
@@ -45,21 +49,17 @@ def step_flops(study: Study, what: ObjectiveConfig | Literal["supervised", "forw
         study.train if labelled else study.unlabelled or study.train,
         labelled=labelled,
         history=bool(needs and needs.history),
-        columns=study.features.columns,
+        columns=row.features.columns,
         max_jets=study.max_jets,
         max_particles=study.max_particles,
     )
     batch = next(ShuffledBatches(pool, study.batch_size, 0, prefetch=0).from_step(0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fit_on = pool.sample(_SAMPLE) if study.features.standardization == "data" else None
-        inputs = Features(study.features, fit_on=fit_on)
-        encoder = build_encoder(study.encoder, len(inputs.names))
+        inputs, encoder = initial_encoder(pool, row.features, row.encoder, sample=_SAMPLE)
         objective: Objective
         if isinstance(what, str):
-            config = ModelConfig(
-                study.features, study.encoder, head=study.finetuning.head, classes=tuple(study.train_jets.classes)
-            )
+            config = ModelConfig(row.features, row.encoder, head=row.head, classes=tuple(study.train_jets.classes))
             objective = Supervised(model := JetModel(config, inputs, encoder))
             if what == "forward":
                 with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -73,10 +73,13 @@ def step_flops(study: Study, what: ObjectiveConfig | Literal["supervised", "forw
 
 
 def steps_of(study: Study, row: Row) -> int:
-    """Steps of the pretraining of a row within the budget.
+    """Steps of the pretraining of a row, or of its supervised training, within the budget.
 
-    A budget of FLOPs is what supervised training spends in the steps of the budget of steps, optimisers aside.
+    A budget of FLOPs is what supervised training of the common encoder spends in the steps of the budget of steps,
+    optimisers aside.
     """
-    if study.budget == "steps" or isinstance(row.objective, str):
+    if study.budget == "steps":
         return study.steps
-    return max(1, round(study.steps * step_flops(study, "supervised") / step_flops(study, row.objective)))
+    common = replace(row, encoder=study.encoder, features=study.features, head=study.finetuning.head)
+    spent = step_flops(study, row, "supervised" if isinstance(row.objective, str) else row.objective)
+    return max(1, round(study.steps * step_flops(study, common, "supervised") / spent))

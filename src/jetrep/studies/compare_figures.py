@@ -22,7 +22,7 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
     """
     study, out = numbers.study, numbers.study.out
     for metric, stem in (("macro AUC", "auc"), ("accuracy", "accuracy")):
-        save(bars(table, metric, baseline=_random(numbers)), out / f"{stem}.png", pdf=True)
+        save(bars(table, metric, baseline=_baseline(numbers)), out / f"{stem}.png", pdf=True)
     curves = {
         HEADS[head]: {
             row.name: {
@@ -56,5 +56,5 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
             draw_embedding(load_model(run), {row.name: study.test_jets}, file, seed=0)
 
 
-def _random(numbers: Numbers) -> str:
-    return next((row.name for row in numbers.study.rows if row.objective == "random"), "")
+def _baseline(numbers: Numbers) -> str:
+    return next((row.name for row in numbers.study.rows if row.objective == "random"), numbers.study.reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from jetrep.objectives.build import ObjectiveConfig
 from jetrep.report.files import replacing
 from jetrep.training.data import data_hashes, load_jets, load_labelled, open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig
+from jetrep.training.run import settings_of
 
 __all__ = ["Baseline", "Row", "Study", "TaggerTraining", "read_json", "write_json"]
 
@@ -58,11 +59,17 @@ class Row:
         name: as it stands in tables.
         objective: what is learned, or the name of the baseline.
         optimizer: of its pretraining.
+        encoder: its architecture.
+        features: what the encoder sees.
+        head: the classifier head of its taggers.
     """
 
     name: str
     objective: ObjectiveConfig | Baseline
     optimizer: OptimizerConfig
+    encoder: EncoderConfig
+    features: FeatureConfig
+    head: ClassifierConfig
 
     @property
     def kind(self) -> str:
@@ -76,6 +83,9 @@ class Study:
 
     Attributes:
         rows: rows of the comparison.
+        reference: name of the row from which others of its kind are told apart, seed by seed; "" if none is.
+        encoder: the encoder of all rows that have none of their own.
+        features: the features of those that have none of their own.
         seeds: number of seeds.
         background: class against which each other class is tagged.
         efficiencies: signal efficiency of the rejection, by class.
@@ -101,6 +111,7 @@ class Study:
     max_probe_jets: int
     max_particles: int | None
     n_bootstrap: int
+    reference: str = ""
     engine: EngineConfig = field(default_factory=EngineConfig)
     quiet: bool = False
 
@@ -128,12 +139,12 @@ class Study:
         )
         settings = {
             "name": row.name,
-            "objective": row.objective if isinstance(row.objective, str) else asdict(row.objective),
-            "optimizer": asdict(row.optimizer),
+            "objective": settings_of(row.objective),
+            "optimizer": settings_of(row.optimizer),
             "seed": seed,
-            "features": asdict(self.features),
-            "encoder": asdict(self.encoder),
-            "finetuning": asdict(self.finetuning),
+            "features": settings_of(row.features),
+            "encoder": settings_of(row.encoder),
+            "finetuning": settings_of(replace(self.finetuning, head=row.head)),
             "data": self.data,
             **{name: getattr(self, name) for name in common},
         }

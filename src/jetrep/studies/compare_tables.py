@@ -66,6 +66,11 @@ class Numbers:
         seeds = list(self.select(row, head, metric, signal, n_labels).values())
         return combine_measurements(seeds) if seeds else None
 
+    def pairs(self, row: str, other: str, head: str, metric: str, signal: str = "") -> list[Any]:
+        """Pairs of measurements of two rows, of the largest number of labels, one pair for each seed that both have."""
+        a, b = (self.select(name, head, metric, signal) for name in (row, other))
+        return [(a[seed], b[seed]) for seed in a if seed in b]
+
     def n_labels(self, head: str) -> list[int]:
         """Numbers of labels on which a head was trained."""
         return sorted({r["n_labels"] for _, _, cell in self.cells for r in cell["results"] if r["head"] == head})
@@ -104,7 +109,7 @@ class Numbers:
 
 
 def tables_of(numbers: Numbers, title: str) -> list[ResultsTable]:
-    """All heads at all labels; gains over random weights; each class by each head; costs."""
+    """All heads at all labels; gains over random weights, differences to the reference; each class by head; costs."""
     study = numbers.study
     names = [row.name for row in study.rows]
     provenance = {
@@ -135,9 +140,11 @@ def tables_of(numbers: Numbers, title: str) -> list[ResultsTable]:
     tables = [ResultsTable.collect(title, overall, notes=notes, provenance=provenance)]
     if (gains := _gains(numbers)) is not None:
         tables.append(gains)
+    points = ", ".join(f"{signal} {efficiency:g}" for signal, efficiency in study.efficiencies.items())
+    if study.reference:
+        tables += _differences(numbers, points)
     for head in numbers.heads:
         by_class = {name: _by_class(numbers, name, head) for name in names if numbers.select(name, head, "accuracy")}
-        points = ", ".join(f"{signal} {efficiency:g}" for signal, efficiency in study.efficiencies.items())
         tables.append(
             ResultsTable.collect(
                 f"{HEADS[head]}: each class against {study.background}",
@@ -177,25 +184,65 @@ def _by_class(numbers: Numbers, row: str, head: str) -> dict[str, dict[str, Meas
 def _gains(numbers: Numbers) -> ResultsTable | None:
     """Macro AUC minus that of the same encoder, untrained, of the same seed; None without such a row."""
     rows = numbers.study.rows
-    random = next((row.name for row in rows if row.objective == "random"), None)
-    others = [row.name for row in rows if row.objective not in ("random", "observables")]
-    if random is None or not others:
-        return None
     gains: dict[str, dict[str, dict[str, Measurement]]] = {}
-    for name in others:
-        for head in numbers.heads:
-            reference = numbers.select(random, head, "auc_ovo")
-            seeds = numbers.select(name, head, "auc_ovo")
-            both = [_difference(seeds[seed], reference[seed]) for seed in seeds if seed in reference]
-            if both:
-                gains.setdefault(name, {})[HEADS[head]] = {"macro AUC": combine_measurements(both)}
+    for row in rows:
+        if row.objective in ("random", "observables"):
+            continue
+        inputs = (row.encoder, row.features)
+        same = [other for other in rows if other.objective == "random" and (other.encoder, other.features) == inputs]
+        for head in numbers.heads if same else ():
+            if pairs := numbers.pairs(row.name, same[0].name, head, "auc_ovo"):
+                gain = combine_measurements([_difference(*pair) for pair in pairs])
+                gains.setdefault(row.name, {})[HEADS[head]] = {"macro AUC": gain}
+    if not gains:
+        return None
     note = "errors of the test jets are added in quadrature, as if independent: too large, for the jets are the same"
-    return ResultsTable.collect(f"Gain over {random}, seed by seed", gains, notes=[note])
+    return ResultsTable.collect("Gain over the untrained encoder, seed by seed", gains, notes=[note])
 
 
 def _difference(a: Measurement, b: Measurement) -> Measurement:
     value, error = a.value - b.value, float(np.hypot(a.error, b.error))
     return Measurement(value, error, value - error, value + error, a.n, sampling_error=error)
+
+
+def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
+    """Rows of the kind of the reference minus the reference, over paired seeds: all heads, then each class by head."""
+    study, reference = numbers.study, numbers.study.reference
+    kind = next(row.kind for row in study.rows if row.name == reference)
+    names = [row.name for row in study.rows if row.kind == kind and row.name != reference]
+    title = f"Difference to {reference}, seed by seed"
+
+    def table(title: str, columns: Mapping[str, tuple[str, str]], metrics: Mapping[str, str], *notes: str) -> Any:
+        found: dict[str, dict[str, dict[str, Measurement]]] = {}
+        for name in names:
+            for column, (head, signal) in columns.items():
+                cells = found.setdefault(name, {}).setdefault(column, {})
+                for metric, heading in metrics.items():
+                    if pairs := numbers.pairs(name, reference, head, metric, signal):
+                        cells |= _paired(heading, pairs)
+        notes = ("σ: the mean in units of its error, Student's t of one degree of freedom less than seeds", *notes)
+        return ResultsTable.collect(title, found, notes=notes, error="standard error of the mean over paired seeds")
+
+    by_head = {HEADS[head]: (head, "") for head in numbers.heads}
+    tables = [table(title, by_head, {key: _OVERALL[key] for key in ("auc_ovo", "accuracy")})]
+    for head in numbers.heads:
+        classes = {signal: (head, signal) for signal in study.efficiencies}
+        note = f"ε_S of the rejection: {points}"
+        tables.append(table(f"{title}, {HEADS[head]}", classes, {"auc": "AUC", "rejection": "1/ε_B"}, note))
+    return tables
+
+
+def _paired(heading: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, Measurement]:
+    """Mean difference with its standard error, and the mean in units of that; nothing where a value is a limit."""
+    if any(m.limit for pair in pairs for m in pair):
+        return {}
+    values = np.array([a.value - b.value for a, b in pairs])
+    n, mean = len(values), float(values.mean())
+    error = float(values.std(ddof=1)) / n**0.5 if n > 1 else np.nan
+    found = {heading: Measurement(mean, error, mean - error, mean + error, n_seeds=n)}
+    if error > 0:
+        found[f"{heading}: σ"] = Measurement(mean / error, np.nan, mean / error, mean / error, n_seeds=n)
+    return found
 
 
 def _costs(numbers: Numbers) -> ResultsTable:
@@ -218,13 +265,17 @@ def _costs(numbers: Numbers) -> ResultsTable:
                 found.setdefault(row.name, {}).setdefault("of a cell", {})[heading] = Measurement(
                     mean, spread or np.nan, mean, mean, seed_error=None, n_seeds=len(values)
                 )
-    exact = {cell["costs"]["parameters"] for _, _, cell in numbers.cells} - {0}
+    exact: dict[int, list[str]] = {}
+    for row in numbers.study.rows:
+        for n in {cell["costs"]["parameters"] for other, _, cell in numbers.cells if other.name == row.name} - {0}:
+            exact.setdefault(n, []).append(row.name)
     notes = [
-        f"the encoder has {' or '.join(map(str, exact))} parameters" if exact else "there is no encoder",
+        "parameters of the encoder: "
+        + ("; ".join(f"{n}" if len(exact) == 1 else f"{n} ({', '.join(of)})" for n, of in exact.items()) or "none"),
         "seconds: all trainings of a cell, without probes; device-seconds: of accelerators, on a CPU of its cores",
         "FLOPs: matrix products, convolutions and attention, counted on one batch",
     ]
-    return ResultsTable.collect("Costs", found, notes=notes)
+    return ResultsTable.collect("Costs", found, notes=notes, error="standard deviation over seeds")
 
 
 def write_tables(numbers: Numbers, tables: Sequence[ResultsTable], out: Path) -> None:
