@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jetrep.encoders.base import Encoded, JetEncoder, Pooling
 from jetrep.encoders.build import EncoderConfig, build_encoder
+from jetrep.encoders.gnnae import GraphConfig
 from jetrep.encoders.heads import ClassifierHead
 from jetrep.encoders.particlenet import ParticleNetConfig
 from jetrep.encoders.transformer import TransformerConfig
@@ -51,8 +52,8 @@ class ModelConfig:
         features: feature set and standardisation.
         encoder: kind and shape of the encoder.
         head: classifier head, or None for an encoder alone.
-        pooling: what the head and the embeddings are made of. A ParticleNet has nothing but the mean of its particles,
-            so all three are "cls" for it.
+        pooling: what the head and the embeddings are made of. A ParticleNet or GNNAE has nothing but the mean of its
+            particles, so all three are "cls" for it.
         n_subjets: the view in which jets are shown: this many subjets, or 0 for all particles.
         max_particles: jets are truncated to this many leading particles first; None keeps all.
         classes: names of the head's outputs.
@@ -75,7 +76,7 @@ class ModelConfig:
                 field="n_subjets",
                 remedy="show all particles (0), or choose the features 'kin'",
             )
-        if isinstance(self.encoder, ParticleNetConfig):
+        if isinstance(self.encoder, ParticleNetConfig | GraphConfig):
             object.__setattr__(self, "pooling", "cls")
 
 
@@ -124,7 +125,10 @@ class JetModel(nn.Module):
 
     def pooled(self, batch: JetBatch) -> Tensor:
         """(batch, width or 2·width) embedding."""
-        return self.encode(batch).pooled(self.config.pooling)
+        # No token of a particle is read for "cls": an encoder may leave them out.
+        views = [self.features(subjets(batch, self.config.n_subjets))]
+        encoded: Encoded = self.encoder(views, [None] if self.config.pooling == "cls" else None)[0]
+        return encoded.pooled(self.config.pooling)
 
     def forward(self, batch: JetBatch) -> Tensor:
         """(batch, n_classes) logits."""

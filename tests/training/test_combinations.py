@@ -29,6 +29,8 @@ SMALL = {
     "particle_transformer": ["--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
     "lorentz": ["--encoder.width", "8", "--encoder.depth", "1"],
     "particlenet": ["--encoder.neighbours", "3", "--encoder.channels", "[[8], [8]]"],
+    "gnnae": ["--encoder.width", "8", "--encoder.edges", "[[8], [8]]", "--encoder.nodes", "[[8], [8]]"],
+    "cnnae": ["--encoder.latent", "8", "--encoder.pixels", "8", "--encoder.channels", "[4, 4]"],
 }
 COMMON = ["--batch_size", "32", "--epochs", "1", "--engine.accelerator", "cpu", "--engine.logger", "none", "--quiet"]
 KINDS_OF_OBJECTIVES = [config().kind for config in OBJECTIVES]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from jetrep.encoders.base import JetEncoder, Symmetry
+from jetrep.errors import InputError
 from jetrep.physics.lorentz import RestFrame
 
 __all__ = ["Autoencoder", "InLaboratory", "InRestFrame", "JetImages", "Reconstruction"]
@@ -81,17 +82,19 @@ class JetImages(InLaboratory):
     """Pixels as massless particles at their centres.
 
     Attributes:
-        image: (batch, H, W) share of the transverse momentum in each pixel; sums to one.
+        image: (batch, H, W) share of the transverse momentum in each pixel, rows in η, columns in φ; sums to one.
+        half_width: of the square window around the axis of the jet, in Δη and Δφ.
     """
 
     image: Tensor
+    half_width: float
 
 
 class Autoencoder(nn.Module, ABC):
     """Encoder, numbers, decoder. What is kept of a jet is a row of `size` real numbers and nothing else.
 
     Attributes:
-        encoder: what is kept after training as a representation of jets.
+        encoder: what is kept after training as a representation of jets; those that nothing trains have none.
     """
 
     encoder: JetEncoder
@@ -122,6 +125,19 @@ class Autoencoder(nn.Module, ABC):
         Raises:
             InputError: if the numbers are not (batch, size).
         """
+
+    def check(self, numbers: Tensor) -> None:
+        """Refuse what is no output of `encode`.
+
+        Raises:
+            InputError: if the numbers are not (batch, size).
+        """
+        if numbers.dim() != 2 or numbers.shape[1] != self.size:
+            raise InputError(
+                f"has the shape {tuple(numbers.shape)}, not (jets, {self.size})",
+                field="latent",
+                remedy="decode it with the model that made it",
+            )
 
     def forward(self, p4: Tensor, mask: Tensor) -> Reconstruction:
         """Particles by way of the numbers; see `encode`."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import get_args
 
 from jetrep.encoders.base import JetEncoder
+from jetrep.encoders.cnnae import ImageConfig, ImageEncoder
+from jetrep.encoders.gnnae import GraphConfig, GraphEncoder
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
 from jetrep.encoders.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from jetrep.encoders.particlenet import ParticleNet, ParticleNetConfig
@@ -13,11 +16,11 @@ from jetrep.encoders.transformer import JetTransformer, TransformerConfig
 
 __all__ = ["KINDS", "EncoderConfig", "build_encoder"]
 
-EncoderConfig = TransformerConfig | ParticleTransformerConfig | ParticleNetConfig | LorentzConfig
-
-KINDS: Mapping[str, type[EncoderConfig]] = MappingProxyType(
-    {config.kind: config for config in (TransformerConfig, ParticleTransformerConfig, ParticleNetConfig, LorentzConfig)}
+EncoderConfig = (
+    TransformerConfig | ParticleTransformerConfig | ParticleNetConfig | LorentzConfig | GraphConfig | ImageConfig
 )
+
+KINDS: Mapping[str, type[EncoderConfig]] = MappingProxyType({config.kind: config for config in get_args(EncoderConfig)})
 """Kinds of encoders, as they are called in the record of a model, and their settings."""
 
 
@@ -34,4 +37,8 @@ def build_encoder(config: EncoderConfig, n_features: int) -> JetEncoder:
         return ParticleTransformer(config, n_features)
     if isinstance(config, LorentzConfig):
         return LorentzEncoder(config, n_features)
+    if isinstance(config, GraphConfig):
+        return GraphEncoder(config, n_features)
+    if isinstance(config, ImageConfig):
+        return ImageEncoder(config, n_features)
     return JetTransformer(config, n_features)
