@@ -157,3 +157,26 @@ def test_bad_input(tmp_path, options, message, capsys):
 def test_no_run(tmp_path, capsys):
     assert cli.main(["audit", str(tmp_path)]) == 1
     assert "model.json" in capsys.readouterr().err
+
+
+AUTOENCODERS = {
+    "lorentz": "--encoder.width 8 --encoder.depth 2",
+    "transformer": "--encoder.width 8 --encoder.depth 1 --encoder.heads 2",
+    "gnnae": "--encoder.width 8",
+    "cnnae": "--encoder.latent 8 --encoder.pixels 8 --encoder.channels [4,4]",
+}
+
+
+@pytest.mark.parametrize("kind", AUTOENCODERS)
+def test_autoencoders_are_audited_from_momenta_to_momenta(tmp_path, kind):
+    store = write_store(tmp_path / "store", prong_jets(64))
+    command = f"pretrain {store} --out {tmp_path / 'run'} --encoder.kind {kind} {AUTOENCODERS[kind]}"
+    more = (
+        "--objective.kind autoencoder --batch_size 32 --epochs 1 --engine.accelerator cpu --engine.logger none --quiet"
+    )
+    assert cli.main(f"{command} {more}".split()) == 0
+    record = audit(tmp_path / "run", jets=20, boosts=[2.0, 50.0], quiet=True)
+    chain = errors(record, "chain", "boost")
+    assert set(chain) == {("vectors", 2.0), ("vectors", 50.0)}
+    assert (max(chain.values()) < 1e-6) == (kind == "lorentz")
+    assert {"permutation", "padding"} <= set(record["claimed"])

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from jetrep.encoders.autoencoder import Autoencoder
 from jetrep.encoders.base import Symmetry
 from jetrep.errors import InputError, JetrepError, at_least
-from jetrep.evaluation.audit import BOOSTS, SymmetryError, audit_model
+from jetrep.evaluation.audit import BOOSTS, SymmetryError, audit_covariant, audit_model
 from jetrep.model import JetModel
 from jetrep.physics.lorentz import boost, random_directions, transform
 from jetrep.report.files import check_writable, replacing
@@ -75,12 +76,14 @@ def audit(
             raise InputError(f"{gamma} is no Lorentz factor", field="boosts", remedy="give finite numbers from 1")
     out = out or run / "audit"
     check_writable(out)
-    model = load_model(run)
+    model, autoencoder = load_model(run), _autoencoder(run)
     p4, mask = _jets_for(model, on, jets, seed)
     table: list[SymmetryError] = []
     for dtype in _PRECISIONS:
         table += audit_model(model, p4, mask, dtype=dtype, boosts=factors, seed=seed)
-    rows = [(row, row.symmetry in _claims(model, row)) for row in table]
+        if autoencoder is not None:
+            table += _chain(autoencoder, p4, mask, dtype, factors, seed)
+    rows = [(row, row.symmetry in _claims(model, autoencoder, row)) for row in table]
     broken = sorted({row.symmetry for row, claimed in rows if claimed and not row.holds})
     # NaN, of errors and of changes without a parameter, is no JSON.
     record: dict[str, Any] = {
@@ -153,8 +156,36 @@ def _jets_for(model: JetModel, on: Path | None, n_jets: int, seed: int) -> tuple
     return torch.cat([torch.where(massless, size, energy), momentum], -1), batch.mask
 
 
-def _claims(model: JetModel, row: SymmetryError) -> frozenset[Symmetry]:
+def _autoencoder(run: Path) -> Autoencoder | None:
+    """The autoencoder of a run that has one."""
+    if not (run / "autoencoder.json").is_file():
+        return None
+    from jetrep.training.autoencoders import load_autoencoder
+
+    return load_autoencoder(run)
+
+
+def _chain(
+    autoencoder: Autoencoder, p4: Tensor, mask: Tensor, dtype: torch.dtype, boosts: Sequence[float], seed: int
+) -> list[SymmetryError]:
+    """From momenta to momenta; the precision of the autoencoder is changed."""
+    autoencoder = autoencoder.eval().to(dtype)
+    return audit_covariant(
+        lambda momenta, real: autoencoder(momenta, real).p4,
+        p4,
+        mask,
+        dtype=dtype,
+        boosts=boosts,
+        seed=seed,
+        layer="chain",
+        most_particles=autoencoder.encoder.most_particles,
+    )
+
+
+def _claims(model: JetModel, autoencoder: Autoencoder | None, row: SymmetryError) -> frozenset[Symmetry]:
     """What the model says of the output that a row is about."""
+    if row.layer == "chain" and autoencoder is not None:
+        return autoencoder.symmetries
     if row.layer == "features":
         return frozenset()  # they claim nothing: an encoder may not even look at them
     claimed = model.encoder.symmetries
@@ -185,7 +216,7 @@ def _save(rows: Sequence[tuple[SymmetryError, bool]], record: dict[str, Any], ou
         for name in (panels if "boost" in record["claimed"] else ())
     }
     worst = {
-        name: {label: np.array(values).reshape(-1, len(gammas)).max(0) for label, values in layers.items()}
+        name: {label: np.array(values).reshape(len(gammas), -1).max(1) for label, values in layers.items()}
         for name, layers in panels.items()
     }
     with replacing(out / "audit.json") as stream:
