@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jetrep.encoders.base import JetEncoder
 from jetrep.features import Features
 from jetrep.jets import Jets
+from jetrep.objectives.autoencoding import AutoencoderConfig, Autoencoding
 from jetrep.objectives.base import Objective
 from jetrep.objectives.clip_vae import ClipVAE, ClipVAEConfig
 from jetrep.objectives.contrastive import JetCLR, JetCLRScale, SupCon
@@ -29,6 +30,7 @@ ObjectiveConfig = (
     | MaskedParticlesConfig
     | JepaConfig
     | ClipVAEConfig
+    | AutoencoderConfig
 )
 
 OBJECTIVES: Mapping[type[Any], type[Objective]] = MappingProxyType(
@@ -40,6 +42,7 @@ OBJECTIVES: Mapping[type[Any], type[Objective]] = MappingProxyType(
         MaskedParticlesConfig: MaskedParticles,
         JepaConfig: Jepa,
         ClipVAEConfig: ClipVAE,
+        AutoencoderConfig: Autoencoding,
     }
 )
 """The objective of each kind of settings."""
@@ -53,12 +56,14 @@ class Needs(NamedTuple):
         labels: their labels.
         measured: whether the particles it looks at still have what was measured of them.
         columns: measured columns that it predicts.
+        max_particles: the largest number of particles that it takes, None for any number.
     """
 
     history: bool
     labels: bool
     measured: bool
     columns: tuple[str, ...] = ()
+    max_particles: int | None = None
 
 
 def needs_of(config: ObjectiveConfig) -> Needs:
@@ -70,6 +75,8 @@ def needs_of(config: ObjectiveConfig) -> Needs:
     if isinstance(config, JetCLRScaleConfig):
         subjets = any(scale != ALL for tier in config.tiers for scale in tier)
         return Needs(history=subjets, labels=False, measured=not subjets)
+    if isinstance(config, AutoencoderConfig):
+        return Needs(history=False, labels=False, measured=False, max_particles=config.decoder.n_particles)
     if isinstance(config, ClipVAEConfig):
         compared = bool(config.clip_weight) and config.partner == "subjets"
         return Needs(history=compared, labels=False, measured=not compared)

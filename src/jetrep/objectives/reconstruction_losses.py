@@ -64,7 +64,7 @@ def pair_distance2(p: Tensor, q: Tensor) -> Tensor:
 
 def _nearest(p: Tensor, q: Tensor, index: Tensor, p_mask: Tensor, q_mask: Tensor) -> Tensor:
     """Sum over p of the squared distance to the q of ``index``, or to zero if there is no q."""
-    found = q.gather(1, index.unsqueeze(-1).expand(-1, -1, 4)) * q_mask.any(1)[:, None, None]
+    found = q.gather(1, index.unsqueeze(-1).expand(-1, -1, q.shape[-1])) * q_mask.any(1)[:, None, None]
     return ((p - found).square().sum(-1) * p_mask).sum(1)
 
 
@@ -113,7 +113,7 @@ def hungarian(p: Tensor, q: Tensor, p_mask: Tensor, q_mask: Tensor) -> Tensor:
     p = F.pad(p * p_mask.unsqueeze(-1), (0, 0, 0, width - p.shape[1]))
     q = F.pad(q * q_mask.unsqueeze(-1), (0, 0, 0, width - q.shape[1]))
     index = assignment(pair_distance2(p, q))
-    return (p - q.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))).square().sum((1, 2))
+    return (p - q.gather(1, index.unsqueeze(-1).expand(-1, -1, q.shape[-1]))).square().sum((1, 2))
 
 
 def assignment(cost: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ from jetrep.encoders.transformer import SIZES
 from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
+from jetrep.objectives.autoencoding import Autoencoding
 from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
 from jetrep.objectives.masked import MaskedParticles
 from jetrep.objectives.self_distillation import PRESETS
 from jetrep.store.gather import JetPool
+from jetrep.training.autoencoders import save_autoencoder
 from jetrep.training.batches import LoadingConfig, ShuffledBatches
 from jetrep.training.checkpoint import save_tokenizer
 from jetrep.training.data import open_pool
@@ -51,8 +53,8 @@ def pretrain(
     """Learn a representation of jets, without labels unless the objective needs them.
 
     Writes to the folder OUT: model.safetensors and model.json (the encoder, for finetune, probe and embed),
-    metrics.jsonl and training.png, TensorBoard files, a tokeniser if the objective has one, and the state from which
-    the same command resumes if it was stopped.
+    metrics.jsonl and training.png, TensorBoard files, a tokeniser or a whole autoencoder if the objective has one, and
+    the state from which the same command resumes if it was stopped.
 
     Args:
         data: stores with the jets; labels, if any, are used by objectives that need them (supcon).
@@ -66,7 +68,7 @@ def pretrain(
         batch_size: jets per step, over all devices.
         classes: use only jets of these classes, such as qcd; all by default.
         max_jets: use at most this many jets, the first of each store; all by default.
-        max_particles: keep this many leading particles of each jet; all by default.
+        max_particles: keep this many leading particles of each jet; by default all, or as many as the objective takes.
         loading: how jets are shuffled, sampled and padded. They stay on disk but for two windows at a time.
         seed: determines initial weights, batches, views and masks.
         engine: hardware, precision and logs.
@@ -88,6 +90,9 @@ def pretrain(
             field="features.names",
             remedy="choose the features 'kin', or an objective that looks at particles as they are",
         )
+    if needs.max_particles is not None:
+        max_particles = max_particles or needs.max_particles
+        at_least(max_particles, **{"objective.decoder.n_particles": needs.max_particles})
     run = RunFolder(out, settings, overwrite=overwrite)
     if run.finished:
         Console(stderr=True, quiet=quiet).print(f"{out}: already trained with these settings")
@@ -133,6 +138,8 @@ def pretrain(
     seconds = round(time.monotonic() - start, 1)
     if isinstance(module, MaskedParticles) and module.tokenizer is not None:
         save_tokenizer(module.tokenizer, module.features, jets.sample(2_000), out)
+    if isinstance(module, Autoencoding):
+        save_autoencoder(module, out)
     run.finish(model, {"n_jets": len(jets), "seconds": seconds})
     run.draw_curves()
     return out

@@ -16,6 +16,7 @@ from jetrep.model import JetModel
 from jetrep.report.curves import training_curves
 from jetrep.report.files import check_writable, replacing
 from jetrep.report.style import save
+from jetrep.training.autoencoders import AUTOENCODER, AUTOENCODER_WEIGHTS
 from jetrep.training.checkpoint import RECORD, TOKENIZER, TOKENIZER_WEIGHTS, WEIGHTS, save_model
 from jetrep.training.data import data_hashes
 from jetrep.training.optimizers import OptimizerConfig
@@ -164,7 +165,8 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
-        for name in (_SETTINGS, METRICS, CURVES, RESUME, RECORD, WEIGHTS, TOKENIZER, TOKENIZER_WEIGHTS):
+        models = RECORD, WEIGHTS, TOKENIZER, TOKENIZER_WEIGHTS, AUTOENCODER, AUTOENCODER_WEIGHTS
+        for name in (_SETTINGS, METRICS, CURVES, RESUME, *models):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
