@@ -36,6 +36,8 @@ from jetrep.training.run import METRICS, RESUME, RunFolder
 
 __all__ = ["EngineConfig", "OptimizerConfig", "fit"]
 
+_HOPELESS = 24  # skipped steps; the scale of half precision begins at 2 ** 16, and each of them halves it
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -46,7 +48,7 @@ class EngineConfig:
         devices: number of devices on each node.
         num_nodes: number of nodes.
         strategy: Lightning's name of the parallel strategy, such as "ddp".
-        precision: arithmetic; bf16-mixed halves the time of large models.
+        precision: arithmetic; bf16-mixed halves the time of large models. 16-mixed is for GPUs: a CPU takes bf16-mixed.
         compile: compile the encoder with torch.compile.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_every: steps between two states to resume from.
@@ -95,10 +97,13 @@ class TrainingModule(L.LightningModule):
         self.objective, self.optimizer_config = objective, optimizer
         self.total_steps, self.seed = total_steps, seed
         self.metrics: dict[str, Tensor] = {}
+        self.skipped = self.skipped_in_a_row = 0
+        self._before: list[Tensor] = []
 
     def training_step(self, batch: JetBatch, batch_idx: int) -> Tensor:
         """One forward pass. All randomness is a function of (seed, step), so that a resumed run repeats it."""
         step = self.global_step
+        self._before = [buffer.clone() for buffer in self.objective.buffers()]
         seed = (self.seed * 1_000_003 + step) % 2**63
         devices = [batch.p4.device] if batch.p4.is_cuda else []
         with torch.random.fork_rng(devices):
@@ -111,7 +116,8 @@ class TrainingModule(L.LightningModule):
         """The optimiser, then averages and the like: a checkpoint holds both or neither."""
         step = self.global_step
         super().optimizer_step(*args, **kwargs)
-        self.objective.after_step(step, self.total_steps)
+        if not self.skipped_in_a_row:
+            self.objective.after_step(step, self.total_steps)
 
     def configure_optimizers(self) -> Any:
         """The optimiser over the groups of the objective, and its schedule."""
@@ -122,11 +128,40 @@ class TrainingModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip each part of the objective by itself, so that a head cannot silence the encoder."""
-        clip = self.optimizer_config.clip
-        for name, parameters in self.objective.parts().items():
-            norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else float("inf"))
-            self.metrics[f"gradient_norm/{name}"] = norm.detach()
+        """Clip each part of the objective by itself, so that a head cannot silence the encoder.
+
+        A step whose gradient is not finite is skipped: weights, moments and running statistics stay as they were. In
+        half precision that is how the scale of the loss is found.
+
+        Raises:
+            InputError: if no gradient was finite for many steps.
+        """
+        clip = self.optimizer_config.clip or float("inf")
+        norms = {
+            f"gradient_norm/{name}": torch.nn.utils.clip_grad_norm_(parameters, clip).detach()
+            for name, parameters in self.objective.parts().items()
+        }
+        self.metrics |= norms
+        # Gradients are those of all processes, so these agree.
+        if bool(torch.stack([norm.float() for norm in norms.values()]).isfinite().all()):
+            self.skipped_in_a_row = 0
+        else:
+            self._skip()
+        if self.skipped:
+            self.metrics["skipped_steps"] = torch.tensor(float(self.skipped), device=self.device)
+
+    def _skip(self) -> None:
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        if self.skipped_in_a_row == _HOPELESS:
+            raise InputError(
+                f"training has diverged: {_HOPELESS} gradients in a row were not finite, up to step "
+                f"{self.global_step + 1}",
+                file=self.trainer.default_root_dir,
+                remedy="give --overwrite and a smaller --optimizer.lr, or another --engine.precision",
+            )
+        self.objective.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.objective.buffers(), self._before, strict=True):
+            buffer.copy_(before)
 
     def transfer_batch_to_device(self, batch: JetBatch, device: torch.device, dataloader_idx: int) -> JetBatch:
         """Our batches move themselves."""
@@ -178,7 +213,7 @@ def fit(
 
     Raises:
         InputError: if the hardware or logger asked for is not there, the batch cannot be shared by the processes, the
-            state to resume from is damaged, the disk is full, or the loss is not finite.
+            state to resume from is damaged, the disk is full, or training diverges.
     """
     at_least(1, total_steps=total_steps)
     batches = replace(batches, prefetch=engine.prefetch)
@@ -200,6 +235,13 @@ def fit(
         run.begin()
         with orderly_termination(), _interruptible(trainer), _disk_errors(run.path):
             trainer.fit(module, train_dataloaders=_Batches(module, batches), ckpt_path=run.state, weights_only=True)
+    weights = (tensor for tensor in objective.encoder.state_dict().values() if tensor.is_floating_point())
+    if not all(bool(tensor.isfinite().all()) for tensor in weights):
+        raise InputError(
+            f"training has diverged: the weights are not finite after step {total_steps}",
+            file=run.path,
+            remedy="give --overwrite and a smaller --optimizer.lr",
+        )
 
 
 def _trainer(module: TrainingModule, engine: EngineConfig, run: Path, callbacks: list[Callback]) -> L.Trainer:

@@ -55,7 +55,7 @@ class MetricsLog(Callback):
         """One step of the bar; a line of the log every so often, with the means over all processes.
 
         Raises:
-            InputError: if the loss is not finite: no later step can mend the weights.
+            InputError: if the loss is not finite, and not only for this step: no later one can mend the weights.
         """
         self.bar.update(1)
         step = trainer.global_step
@@ -64,7 +64,9 @@ class MetricsLog(Callback):
         values = self._means(trainer, pl_module.metrics)
         if trainer.is_global_zero:
             self._write(trainer, step, values)
-        if not math.isfinite(values["loss"]):
+        # A step that was skipped has done no harm; the engine tells when there are too many.
+        skipped = pl_module.skipped_in_a_row == 1 or (pl_module.skipped_in_a_row and step < self.total_steps)
+        if not math.isfinite(values["loss"]) and not skipped:
             raise InputError(
                 f"training has diverged: the loss is {values['loss']} at step {step}",
                 file=self.path,
