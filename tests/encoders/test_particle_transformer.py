@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jetrep.encoders.dropout import dropout
 from jetrep.encoders.heads import ClassifierHead
-from jetrep.encoders.pairs import PAIR_FEATURES, pair_features
+from jetrep.encoders.pairs import EXTENDED_PAIR_FEATURES, PAIR_FEATURES, pair_features
 from jetrep.encoders.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig, Features, ModelInput
@@ -31,6 +31,8 @@ UPGRADES = {
     "layer scale": {"layer_scale": 0.1},
     "no bias": {"pair_hidden": ()},
     "linear bias": {"pair_activated": False},
+    "more of pairs": {"pairs": "extended"},
+    "bias in one block": {"pair_blocks": 1},
     "class token everywhere": {"class_depth": 0},
     "registers": {"class_depth": 0, "n_registers": 3},
     "everything": {
@@ -42,6 +44,7 @@ UPGRADES = {
         "layer_scale": 0.1,
         "class_depth": 0,
         "n_registers": 2,
+        "pairs": "extended",
         "drop_path": 0.1,
         "dropout": 0.1,
     },
@@ -140,6 +143,83 @@ def test_pair_features_follow_their_formulas_in_double_precision():
     # In single precision E² − p² cannot know a mass far below the energy.
     rounding = 1e-6 * torch.tensor((a + b).E ** 2)
     assert ((computed[:, 3].exp() - torch.tensor((a + b).m2)).abs() < rounding).all()
+
+
+def test_extended_pair_features_follow_their_formulas_in_double_precision():
+    """Energies and angles in the rest frame of the jet come from boosting to it."""
+    p4 = random_jets([30], seed=3).batch().p4[0]
+    first, second = torch.tril_indices(30, 30, offset=-1)
+    particles = vector.array(dict(zip(("E", "px", "py", "pz"), p4.double().numpy().T, strict=True)))
+    jet = particles.sum()
+    rest = particles.boostCM_of_p4(jet)
+    a, b, ra, rb = particles[first], particles[second], rest[first], rest[second]
+    energies = torch.tensor(ra.E), torch.tensor(rb.E)
+    both = energies[0] + energies[1]
+    expected = torch.stack(
+        [
+            (torch.tensor(a.pt).minimum(torch.tensor(b.pt)) * torch.tensor(a.deltaRapidityPhi(b)) / jet.pt).log(),
+            (torch.tensor((a + b).pt) / jet.pt).log(),
+            (both / jet.m).log(),
+            (energies[0].minimum(energies[1]) / both).log(),
+        ],
+        -1,
+    )
+    jets = p4.double().sum(0).float().expand(30, 4)
+    computed = pair_features(p4, first, second, jets).double()
+    assert computed.shape[1] == len(EXTENDED_PAIR_FEATURES)
+    assert torch.equal(computed[:, :4], pair_features(p4, first, second).double())
+    torch.testing.assert_close(computed[:, [4, 6, 7, 8]], expected, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(computed[:, 5], computed[:, 3] - 2 * torch.tensor(jet.m).log(), atol=1e-3, rtol=0)
+    # In single precision E² − p² cannot know a mass far below the energy.
+    rounding = 1e-6 * torch.tensor((a + b).E ** 2) / (energies[0] * energies[1]) + 1e-3
+    massless = 1 - torch.tensor((a + b).m2) / (2 * energies[0] * energies[1])
+    assert ((computed[:, 9] - massless.clamp(-1, 1)).abs() < rounding).all()
+    swapped = pair_features(p4, second, first, jets).double()
+    torch.testing.assert_close(swapped, computed, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "p4", [[[5.0, 3.0, 4.0, 0.0]], [[1e-4, 0.0, 1e-4, 0.0], [9e3, 0.0, 0.0, 9e3]], [[0.0] * 4] * 2]
+)
+def test_pairs_of_jets_without_a_mass_are_finite(p4):
+    p4 = torch.tensor(p4)
+    first, second = torch.tril_indices(len(p4), len(p4))
+    features = pair_features(p4, first, second, p4.sum(0).expand_as(p4))
+    assert features.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bias_in_bfloat16_is_nearly_the_same(precision):
+    """And symmetric, whatever the arithmetic of the rest."""
+    view = view_of([6, 1, 3, 8])
+    outputs = []
+    for bf16 in (False, True):
+        encoder = built(replace(SMALL, pair_bf16=bf16, pairs="extended")).train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            out = encoder([view])[0].cls
+        out.float().square().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+        outputs.append(out.detach().float())
+    torch.testing.assert_close(*outputs, atol=0.05, rtol=0.05)
+    assert torch.equal(*outputs) == (precision == "bfloat16")
+
+
+@pytest.mark.parametrize("change", ["class token everywhere", "registers", "everything"])
+def test_the_class_token_alone_is_the_same(change):
+    """What is not read afterwards is not computed in the last block, and changes neither outputs nor gradients."""
+    encoder = built(replace(SMALL, **(UPGRADES[change] | {"dropout": 0.0, "drop_path": 0.0})))
+    views = [view_of([6, 1, 3, 8]), view_of([2, 9], seed=1)]
+    gradients = []
+    outputs = []
+    for chosen in (None, [None, None]):
+        encoder.zero_grad()
+        outputs.append(torch.cat([encoded.cls for encoded in encoder(views, chosen)]))
+        outputs[-1].square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters()})
+    torch.testing.assert_close(*outputs, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+    with pytest.raises(RuntimeError, match="without `chosen`"):
+        _ = encoder(views, [None, None])[0].tokens
 
 
 @pytest.mark.parametrize("config", [replace(SMALL, **change) for change in UPGRADES.values()], ids=list(UPGRADES))
@@ -256,6 +336,7 @@ def test_dropout_has_the_stated_rate_and_keeps_the_mean(p):
         ({"n_registers": 2}, "encoder.n_registers"),
         ({"dropout": 1.0}, "encoder.dropout"),
         ({"drop_path": -0.1}, "encoder.drop_path"),
+        ({"pair_blocks": -1}, "encoder.pair_blocks"),
     ],
 )
 def test_settings_that_make_no_sense(change, field):

@@ -9,6 +9,18 @@ For particles a and b with transverse momenta p_T, rapidities y and azimuths φ:
 ``ln m²``  :math:`m^2 = (p_a + p_b)^2`
 =========  ==================================================================================
 
+The extended set relates them to their jet, the sum P of the particles that are seen, with mass m_J. Energies in its
+rest frame are :math:`E^* = p \cdot P / m_J`:
+
+==================  =========================================================================
+``ln kT/pT``        with the p_T of the jet, as in the next but one
+``ln m²/m_J²``      the mass of the pair in units of the jet's
+``ln pT/pT``        :math:`|\vec p_{T,a} + \vec p_{T,b}|`
+``ln x*``           :math:`x^* = (E^*_a + E^*_b) / m_J`
+``ln z*``           :math:`z^* = \min(E^*_a, E^*_b) / (E^*_a + E^*_b)`
+``cos θ*``          :math:`1 - m^2 / (2 E^*_a E^*_b)`, of the opening angle of massless particles
+==================  =========================================================================
+
 All are symmetric, so each unordered pair of real particles is computed once, and padding never.
 """
 
@@ -16,24 +28,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jetrep.encoders.packing import Group
 
-__all__ = ["PAIR_FEATURES", "PairBias", "pair_features"]
+__all__ = ["EXTENDED_PAIR_FEATURES", "PAIR_FEATURES", "PairBias", "pair_features"]
 
 PAIR_FEATURES = ("log_kt", "log_z", "log_delta", "log_m2")
+EXTENDED_PAIR_FEATURES = (
+    *PAIR_FEATURES,
+    *("log_kt_rel", "log_m2_rel", "log_pt_rel", "log_rest_energy", "log_rest_z", "rest_cos"),
+)
 _FLOOR = 1e-8
 _TWO_PI = 2 * math.pi
+# Single precision does not know a smaller m²/E² of a jet.
+_LEAST_M2 = 1e-6
 
 
-def pair_features(p4: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """(pairs, 4) `PAIR_FEATURES` of the particles ``first`` and ``second`` (pairs,), rows of ``p4`` (rows, 4) in GeV.
+def pair_features(p4: Tensor, first: Tensor, second: Tensor, jet: Tensor | None = None) -> Tensor:
+    """Features of pairs of particles; each is a row of ``p4``.
 
     Arguments of the logarithms are at least 1e-8, so a particle paired with itself has finite features too.
+
+    Args:
+        p4: (rows, 4) in GeV.
+        first: (pairs,) rows of one of both.
+        second: (pairs,) rows of the other.
+        jet: (rows, 4) the jet of each row, for the extended set.
+
+    Returns:
+        (pairs, 4) `PAIR_FEATURES`, or (pairs, 10) `EXTENDED_PAIR_FEATURES`.
     """
     with torch.no_grad(), torch.autocast(p4.device.type, enabled=False):
         p4 = p4 if p4.dtype == torch.float64 else p4.float()
@@ -42,7 +71,10 @@ def pair_features(p4: Tensor, first: Tensor, second: Tensor) -> Tensor:
         # y = ½ ln((E + pz) / (E − pz)), written so that it keeps its digits where pz is small
         rapidity = 0.5 * torch.log(1 + 2 * pz / (energy - pz).clamp(min=1e-20))
         phi = torch.atan2(py, px)
-        table = torch.stack([pt, rapidity, phi, energy, px, py, pz], -1)
+        columns = [pt, rapidity, phi, energy, px, py, pz]
+        if jet is not None:
+            columns += _of_jet(p4, jet.to(p4.dtype))
+        table = torch.stack(columns, -1)
         a, b = table.index_select(0, first).unbind(-1), table.index_select(0, second).unbind(-1)
         d_phi = (a[2] - b[2]).abs()
         d_phi = torch.minimum(d_phi, _TWO_PI - d_phi)
@@ -51,7 +83,27 @@ def pair_features(p4: Tensor, first: Tensor, second: Tensor) -> Tensor:
         e, x, y, z = (a[k] + b[k] for k in (3, 4, 5, 6))
         m2 = e * e - (x * x + y * y + z * z)
         share = softer / (a[0] + b[0]).clamp(min=_FLOOR)
-        return torch.stack([softer * delta, share, delta, m2], -1).clamp_(min=_FLOOR).log_()
+        published = [softer * delta, share, delta, m2]
+        if jet is None:
+            return torch.stack(published, -1).clamp_(min=_FLOOR).log_()
+        own, other, log_pt, log_m2 = a[7], b[7], a[8], a[9]
+        both = own + other
+        logs = [*published, torch.sqrt(x * x + y * y), both, torch.minimum(own, other) / both]
+        kt, z, d, m, pair_pt, rest, rest_z = torch.stack(logs).clamp_(min=_FLOOR).log_()
+        cos = (1 - m2 / (2 * own * other)).clamp_(-1, 1)
+        return torch.stack(
+            [kt, z, d, m, kt - log_pt, m - log_m2, pair_pt - log_pt, rest - 0.5 * log_m2, rest_z, cos], -1
+        )
+
+
+def _of_jet(p4: Tensor, jet: Tensor) -> list[Tensor]:
+    """(rows,) energy of each particle in the rest frame of its jet, and ln pT and ln m² of the jet."""
+    e, x, y, z = jet.unbind(-1)
+    pt2, least = x * x + y * y, (_LEAST_M2 * e * e).clamp(min=_FLOOR)
+    m2 = (e * e - pt2 - z * z).maximum(least)
+    product = p4[:, 0] * e - (p4[:, 1:] * jet[:, 1:]).sum(-1)
+    rest = (product / m2.sqrt()).clamp(min=_FLOOR)
+    return [rest, 0.5 * pt2.clamp(min=_FLOOR).log(), m2.log()]
 
 
 class PairBias(nn.Module):
@@ -62,17 +114,21 @@ class PairBias(nn.Module):
         hidden: widths of the hidden layers.
         heads: attention heads.
         activated: whether GELU follows the last layer too.
+        extended: whether it sees `EXTENDED_PAIR_FEATURES`.
+        bf16: compute and keep the bias in bfloat16.
     """
 
-    def __init__(self, hidden: Sequence[int], heads: int, activated: bool) -> None:
+    def __init__(
+        self, hidden: Sequence[int], heads: int, activated: bool, extended: bool = False, bf16: bool = False
+    ) -> None:
         super().__init__()
-        self.heads, self.activated = heads, activated
-        sizes = [len(PAIR_FEATURES), *hidden, heads]
+        self.heads, self.activated, self.extended, self.bf16 = heads, activated, extended, bf16
+        sizes = [len(EXTENDED_PAIR_FEATURES if extended else PAIR_FEATURES), *hidden, heads]
         self.norms = nn.ModuleList(nn.BatchNorm1d(size) for size in sizes)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, p4: Tensor, groups: Sequence[Group], lengths: Sequence[Tensor], n_prefix: int) -> list[Tensor]:
-        """The bias of each attention group.
+        """What is added to the scores of each attention group.
 
         Args:
             p4: (T, 4) packed: ``n_prefix`` rows for prefix tokens, then the particles of each sequence.
@@ -81,18 +137,27 @@ class PairBias(nn.Module):
             n_prefix: tokens before the particles of each sequence.
 
         Returns:
-            (n, heads, length, length) for each group, zero for pairs with padding or a prefix token.
+            (heads, n, length, length) for each group: zero for pairs with a prefix token, −∞ for padded keys.
         """
         pairs = [_pairs(group, length, n_prefix) for group, length in zip(groups, lengths, strict=True)]
         first, second = (torch.cat([pair[k] for pair in pairs]) for k in (0, 1))
-        values = torch.split(self.embed(pair_features(p4, first, second).to(next(self.parameters()).dtype)), [len(pair[0]) for pair in pairs])
+        jet = None
+        if self.extended:
+            rows = torch.cat(list(lengths)) + n_prefix
+            sequence = torch.repeat_interleave(rows)
+            jet = p4.new_zeros(len(rows), 4).index_add_(0, sequence, p4).index_select(0, sequence)
+        features = pair_features(p4, first, second, jet).to(next(self.parameters()).dtype)
+        device = p4.device.type
+        with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
+            values = self.embed(features)
+        parts = torch.split(values.T, [len(pair[0]) for pair in pairs], 1)
         return [
-            _scattered(value, group, place, mirrored)
-            for value, group, (_, _, place, mirrored) in zip(values, groups, pairs, strict=True)
+            _Scatter.apply(part, group, place, mirrored)  # type: ignore[no-untyped-call]
+            for part, group, (_, _, place, mirrored) in zip(parts, groups, pairs, strict=True)
         ]
 
     def embed(self, x: Tensor) -> Tensor:
-        """(pairs, 4) features → (pairs, heads) biases."""
+        """(pairs, features) → (pairs, heads) biases."""
         x = self.norms[0](x)
         for k, (layer, norm) in enumerate(zip(self.layers, self.norms[1:], strict=True)):
             x = norm(layer(x))
@@ -117,8 +182,24 @@ def _pairs(group: Group, lengths: Tensor, n_prefix: int) -> tuple[Tensor, Tensor
     return begin + i, begin + j, square + i * group.length + j, square + j * group.length + i
 
 
-def _scattered(values: Tensor, group: Group, place: Tensor, mirrored: Tensor) -> Tensor:
-    """(pairs, heads) → (n, heads, length, length), symmetric."""
-    scores = values.new_zeros(group.n * group.length**2, values.shape[1])
-    scores = scores.index_copy(0, place, values).index_copy(0, mirrored, values)
-    return scores.view(group.n, group.length, group.length, -1).permute(0, 3, 1, 2)
+class _Scatter(torch.autograd.Function):
+    """(heads, pairs) → (heads, n, length, length), symmetric, with −∞ for padded keys."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: Group, place: Tensor, mirrored: Tensor) -> Tensor:
+        ctx.save_for_backward(place, mirrored)
+        heads, n, length = len(values), group.n, group.length
+        scores = values.new_zeros(heads, n, length, length)
+        if group.bias is not None:
+            scores += group.bias.view(n, 1, length).to(scores.dtype)
+        flat = scores.view(heads, -1)
+        flat.index_copy_(1, place, values)
+        flat.index_copy_(1, mirrored, values)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        place, mirrored = ctx.saved_tensors
+        flat = gradients[0].flatten(1)
+        once = (place != mirrored).to(flat.dtype)  # a particle with itself stands in one place
+        return flat.index_select(1, place) + flat.index_select(1, mirrored) * once, None, None, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -28,6 +28,9 @@ from jetrep.errors import InputError, at_least
 from jetrep.features import ModelInput
 
 __all__ = ["ParticleTransformer", "ParticleTransformerConfig"]
+
+
+_LATER = {"later": True}  # left out of the record of a run at its default
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class ParticleTransformerConfig:
         layer_scale: initial LayerScale of both branches, or None for none.
         pair_hidden: hidden widths of the network that makes the attention bias; empty for no bias.
         pair_activated: GELU after its last layer, as in the recipe for JetClass.
+        pairs: features of pairs that it sees, the four published ones, or six more, in relation to the jet.
+        pair_blocks: how many of the blocks have the bias, the first ones; all by default.
+        pair_bf16: compute and keep the bias in bfloat16, whatever the precision of the rest.
         n_registers: learned tokens beside the class token; needs ``class_depth`` 0.
         dropout: of attention, activations and branches of the particle blocks, in training.
         drop_path: probability to leave out a branch of a block for a jet, in training (stochastic depth).
@@ -74,12 +80,16 @@ class ParticleTransformerConfig:
     dropout: float = 0.1
     drop_path: float = 0.0
     trim: bool = True
+    pairs: Literal["part", "extended"] = field(default="part", metadata=_LATER)
+    pair_blocks: int | None = field(default=None, metadata=_LATER)
+    pair_bf16: bool = field(default=False, metadata=_LATER)
     kind: Literal["particle_transformer"] = "particle_transformer"
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads"):
             at_least(1, **{f"encoder.{name}": getattr(self, name)})
-        at_least(0, **{"encoder.class_depth": self.class_depth, "encoder.n_registers": self.n_registers})
+        for name in ("class_depth", "n_registers", "pair_blocks"):
+            at_least(0, **{f"encoder.{name}": getattr(self, name)})
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of {self.heads} heads",
@@ -114,31 +124,39 @@ class _Attention(nn.Module):
 
     def split(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """(rows, width) → (rows, heads, head dim), normalised if there is a norm."""
-        x = x.view(len(x), self.heads, -1)
+        x = x.view(len(x), self.heads, x.shape[1] // self.heads)
         return x if norm is None else norm(x)
 
     def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor | None]) -> Tensor:
-        """Self-attention within each sequence: (T, width) → (T, width)."""
-        q, k, v = self.qkv(x).chunk(3, -1)
-        q, k, v = self.split(q, self.q_norm), self.split(k, self.k_norm), self.split(v, None)
-        rows = torch.cat([q, k, v], -1).flatten(1)  # (T, heads · 3 · head dim): gathered once for each group
+        """Self-attention within each sequence: (T, width) → (T, width). ``bias`` is added to the scores of a group."""
+        rows = self.qkv(x)
+        if self.q_norm is not None:
+            q, k, v = rows.chunk(3, -1)
+            rows = torch.cat([self.split(q, self.q_norm).flatten(1), self.split(k, self.k_norm).flatten(1), v], -1)
         mixed = []
-        for group, extra in zip(packing.groups, bias, strict=True):
-            padded = group.padded(rows[group.start : group.stop]).view(group.n, group.length, self.heads, -1)
-            gq, gk, gv = padded.transpose(1, 2).chunk(3, -1)
-            mask = _sum(extra, None if group.bias is None else group.bias.to(gq.dtype))
-            out = self._mixed(gq, gk, gv, mask)
-            mixed.append(group.unpadded(out.transpose(1, 2).reshape(group.n * group.length, -1)))
+        for group, mask in zip(packing.groups, bias, strict=True):
+            padded = group.padded(rows[group.start : group.stop]).view(
+                group.n, group.length, 3, self.heads, x.shape[1] // self.heads
+            )
+            q, k, v = padded.permute(2, 3, 0, 1, 4).unbind()
+            out = self._mixed(q, k, v, mask)
+            mixed.append(group.unpadded(out.permute(1, 2, 0, 3).reshape(group.n * group.length, x.shape[1])))
         return self.output(torch.cat(mixed), x)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Values by their weights: (n, heads, length, head dim) each → the same."""
-        if q.device.type != "cpu" or not self.dropout or not self.training:
-            return F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-            )
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return dropout((scores if mask is None else scores + mask).softmax(-1), self.dropout, self.training) @ v
+        """Values by their weights: (heads, n, length, head dim) each → the same."""
+        p = self.dropout if self.training else 0.0
+        mask = None if mask is None else mask.to(q.dtype)
+        # On a CPU torch's own function is slow with dropout, and with a bias that is learned.
+        if q.device.type != "cpu" or not (p or (mask is not None and mask.requires_grad)):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+        shape, scale = (*q.shape[:3], q.shape[2]), q.shape[-1] ** -0.5
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        if mask is None:
+            scores = (q * scale) @ k.transpose(1, 2)
+        else:
+            scores = torch.baddbmm(mask.expand(shape).flatten(0, 1), q, k.transpose(1, 2), alpha=scale)
+        return (dropout(scores.softmax(-1).to(v.dtype), p, self.training) @ v).view(*shape[:3], v.shape[-1])
 
     def output(self, mixed: Tensor, x: Tensor) -> Tensor:
         """The gated and projected output."""
@@ -164,10 +182,6 @@ class _Attention(nn.Module):
             0, sequence, (self.split(v, None) * weights.unsqueeze(-1)).flatten(1)
         )
         return self.output(mixed, query)
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
 
 
 class _Block(nn.Module):
@@ -200,10 +214,17 @@ class _Block(nn.Module):
         mixed = self.attention.of_class(token, self.norm1(torch.cat([token, x])), torch.cat([own, sequence]))
         return self.feed_forward(self.attended(token, mixed, own), own)
 
+    def of_rows(self, rows: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
+        """What `forward` gives for ``rows`` (batch,), one a sequence, on which there is no bias: (batch, width)."""
+        keys = self.norm1(x)
+        mixed = self.attention.of_class(keys.index_select(0, rows), keys, sequence)
+        own = torch.arange(len(rows), device=rows.device)
+        return self.feed_forward(self.attended(x.index_select(0, rows), mixed, own), own)
+
     def attended(self, x: Tensor, mixed: Tensor, sequence: Tensor) -> Tensor:
         """The residual stream after attention."""
         if self.head_gain is not None and self.inner1 is not None:
-            by_head = mixed.view(len(mixed), len(self.head_gain), -1)
+            by_head = mixed.view(len(mixed), len(self.head_gain), mixed.shape[1] // len(self.head_gain))
             mixed = self.inner1((by_head * self.head_gain.unsqueeze(1)).flatten(1))
         return x + self._branch(mixed, self.gamma1, sequence)
 
@@ -253,7 +274,11 @@ class ParticleTransformer(JetEncoder):
             layers += [nn.LayerNorm(a), nn.Linear(a, b), nn.GELU()]
         self.embed = nn.Sequential(*layers)
         self.pair_bias = (
-            PairBias(config.pair_hidden, config.heads, config.pair_activated) if config.pair_hidden else None
+            PairBias(
+                config.pair_hidden, config.heads, config.pair_activated, config.pairs == "extended", config.pair_bf16
+            )
+            if config.pair_hidden and config.pair_blocks != 0
+            else None
         )
         self.blocks = nn.ModuleList(
             _Block(config, config.dropout, config.drop_path * k / max(1, config.depth - 1)) for k in range(config.depth)
@@ -296,8 +321,8 @@ class ParticleTransformer(JetEncoder):
 
         Args:
             views: any number of views, of any widths and batch sizes.
-            chosen: as for `JetEncoder`; all tokens are computed. Where tokens of particles are asked for, nothing is
-                trimmed.
+            chosen: as for `JetEncoder`; all tokens are computed, unless a class token that runs through all blocks is
+                all that is asked for. Where tokens of particles are asked for, nothing is trimmed.
 
         Returns:
             For each view, its `Encoded`.
@@ -307,22 +332,35 @@ class ParticleTransformer(JetEncoder):
         n_prefix = 0 if self.config.class_depth else len(self.prefix)
         packing = pack(masks, n_prefix, self.config.heads)
         jets = sum(len(mask) for mask in masks)
+        n_biased = len(self.blocks) if self.config.pair_blocks is None else self.config.pair_blocks
         particles = self._embedded(views, packing.real)
         # The prefix of all sequences, then the particles; `source` picks them in packed order.
         prefix = self.prefix[:n_prefix].expand(jets, -1, -1).flatten(0, 1).to(particles.dtype)
         x = torch.cat([prefix, particles]).index_select(0, packing.source)
         sequence = torch.repeat_interleave(packing.lengths)
-        bias = self._bias(views, packing, n_prefix)
-        for block in self.blocks:
-            x = block(x, packing, bias, sequence)
+        plain = [None if group.bias is None else group.bias.transpose(0, 1) for group in packing.groups]
+        bias = self._bias(views, packing, n_prefix) or plain
+        cls_alone = chosen is not None and not read and not self.config.class_depth
+        for k, block in enumerate(self.blocks[: len(self.blocks) - cls_alone]):
+            x = block(x, packing, plain if k >= n_biased else bias, sequence)
+        if cls_alone:
+            # Sequences stand in packed order: so do their class tokens.
+            start = packing.lengths.cumsum(0) - packing.lengths
+            x = self.norm(self.blocks[-1].of_rows(start, x, sequence))  # type: ignore[operator]
+            return self._encoded(x, self._places(packing), packing, masks, complete=False)
         if not self.config.class_depth:
             return self._encoded(self.norm(x), packing.cls, packing, masks)
         token = self.prefix.expand(jets, -1).to(x.dtype)
         for block in self.class_blocks:
             token = block.of_class(token, x, sequence)  # type: ignore[operator]
-        cls = torch.empty_like(packing.order)
-        cls[packing.order] = torch.arange(jets, device=cls.device) + len(x)
-        return self._encoded(self.norm(torch.cat([x, token])), cls, packing, masks)
+        return self._encoded(self.norm(torch.cat([x, token])), self._places(packing) + len(x), packing, masks)
+
+    @staticmethod
+    def _places(packing: Packing) -> Tensor:
+        """(sequences,) where each sequence, view by view and jet by jet, stands in packed order."""
+        places = torch.empty_like(packing.order)
+        places[packing.order] = torch.arange(len(places), device=places.device)
+        return places
 
     def _trimmed(self, mask: Tensor) -> Tensor:
         """Training only: cut jets to a random quantile of the multiplicities, U(0.9, 1.02) but at most 1."""
@@ -339,10 +377,10 @@ class ParticleTransformer(JetEncoder):
         embedded: Tensor = self.embed(self.input_norm(features))
         return embedded
 
-    def _bias(self, views: Sequence[ModelInput], packing: Packing, n_prefix: int) -> list[Tensor] | list[None]:
-        """The attention bias of each group; zero between prefix tokens and whatever else."""
+    def _bias(self, views: Sequence[ModelInput], packing: Packing, n_prefix: int) -> list[Tensor]:
+        """What pairs of particles add to the scores of each group, and padding; nothing if there is no such bias."""
         if self.pair_bias is None:
-            return [None] * len(packing.groups)
+            return []
         lengths = packing.lengths - n_prefix
         jets = len(lengths)
         momenta = [view.p4 for view in views if view.p4 is not None]
@@ -353,9 +391,11 @@ class ParticleTransformer(JetEncoder):
         parts = torch.split(lengths, [group.n for group in packing.groups])
         return self.pair_bias(p4, packing.groups, parts, n_prefix)  # type: ignore[no-any-return]
 
-    def _encoded(self, x: Tensor, cls: Tensor, packing: Packing, masks: Sequence[Tensor]) -> list[Encoded]:
+    def _encoded(
+        self, x: Tensor, cls: Tensor, packing: Packing, masks: Sequence[Tensor], complete: bool = True
+    ) -> list[Encoded]:
         rows = torch.split(cls, [len(mask) for mask in masks])
-        return [Encoded(x, r, p, mask) for r, p, mask in zip(rows, packing.particles, masks, strict=True)]
+        return [Encoded(x, r, p, mask, complete) for r, p, mask in zip(rows, packing.particles, masks, strict=True)]
 
     def layers(self) -> list[list[tuple[str, nn.Parameter]]]:
         """All named parameters by depth: embedding, block 1, …, block n with class blocks and the final norm."""
