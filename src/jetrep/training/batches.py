@@ -15,7 +15,7 @@ from jetrep.jets import JetBatch, Jets
 from jetrep.jets.batch import gathered
 from jetrep.store.gather import JetPool
 from jetrep.training.order import Epoch, Order, bucketed
-from jetrep.training.sampling import Balance
+from jetrep.training.sampling import Balance, balancing_weights
 
 __all__ = ["LoadingConfig", "ShuffledBatches"]
 
@@ -50,6 +50,12 @@ class LoadingConfig:
             at_least(1, **{f"loading.{name}": getattr(self, name)})
         for name in ("window", "bucket", "width"):
             at_least(0, **{f"loading.{name}": getattr(self, name)})
+
+    def weights(self, jets: JetPool) -> NDArray[np.float32] | None:
+        """How often each jet is shown, up to a factor; None for equally often. See `balancing_weights`."""
+        return balancing_weights(
+            jets, self.balance, pt_bins=self.pt_bins, mass_bins=self.mass_bins, max_repeats=self.max_repeats
+        )
 
 
 @dataclass(frozen=True, eq=False)

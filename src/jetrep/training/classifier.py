@@ -13,9 +13,11 @@ from torch.nn.functional import nll_loss
 from jetrep.jets import Jets
 from jetrep.model import JetModel
 from jetrep.objectives.supervised import Supervised
-from jetrep.training.batches import ShuffledBatches
+from jetrep.store.gather import JetPool
+from jetrep.training.batches import LoadingConfig, ShuffledBatches
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
 from jetrep.training.run import RunFolder
+from jetrep.training.sampling import class_weights
 
 __all__ = ["train_classifier"]
 
@@ -67,7 +69,6 @@ def train_classifier(
     train: Jets,
     valid: Jets,
     *,
-    class_weights: Tensor,
     encoder_lr: float,
     optimizer: OptimizerConfig,
     epochs: int,
@@ -76,15 +77,18 @@ def train_classifier(
     run: RunFolder,
     engine: EngineConfig,
     seed: int,
+    loading: LoadingConfig = LoadingConfig(),
     quiet: bool = False,
 ) -> None:
     """Train a tagger in place and leave it with the weights of its best epoch on ``valid``.
+
+    Classes are weighted in both losses so that each counts the same; in training, as far as ``loading`` does not show
+    them equally often already.
 
     Args:
         model: a model with a classifier head.
         train: labelled jets, already in the view of the model.
         valid: labelled jets that choose the epoch.
-        class_weights: (n_classes,) weights in both losses.
         encoder_lr: learning rate of the encoder, as a fraction of the head's.
         optimizer: optimiser and its schedule.
         epochs: passes over the training jets.
@@ -93,14 +97,16 @@ def train_classifier(
         run: folder for metrics and for the state to resume from.
         engine: hardware, precision, logs.
         seed: determines batches and dropout.
+        loading: how jets are shuffled, sampled and padded.
         quiet: show no progress.
     """
     if len(train) < batch_size:
         batch_size = max(len(train) - len(train) % engine.processes, engine.processes)
-    batches = ShuffledBatches(train, batch_size, seed)
-    best = _BestEpoch(model, valid, class_weights, batches.steps_per_epoch, patience)
+    shown = loading.weights(JetPool.of(train))
+    batches = ShuffledBatches(train, batch_size, seed, loading=loading, weights=shown)
+    best = _BestEpoch(model, valid, class_weights(train), batches.steps_per_epoch, patience)
     fit(
-        Supervised(model, class_weights, encoder_lr),
+        Supervised(model, class_weights(train, shown), encoder_lr),
         batches,
         run=run,
         total_steps=epochs * batches.steps_per_epoch,

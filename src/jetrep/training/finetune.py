@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from jetrep.encoders.base import Pooling
 from jetrep.encoders.build import EncoderConfig
@@ -20,12 +19,14 @@ from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import Jets
 from jetrep.model import ClassifierConfig, JetModel, ModelConfig
+from jetrep.training.batches import LoadingConfig
 from jetrep.training.checkpoint import load_model, weights_hash
 from jetrep.training.classifier import train_classifier
 from jetrep.training.data import load_jets
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.linear_probe import fit_head
 from jetrep.training.run import RunFolder, run_settings
+from jetrep.training.sampling import class_weights
 
 __all__ = ["finetune", "stratified_subset"]
 
@@ -51,6 +52,7 @@ def finetune(
     batch_size: int = 128,
     classes: list[str] | None = None,
     max_jets: int | None = None,
+    loading: LoadingConfig = LoadingConfig(),
     seed: int = 0,
     engine: EngineConfig = EngineConfig(),
     overwrite: bool = False,
@@ -60,7 +62,7 @@ def finetune(
 
     A pretrained encoder is fine-tuned in two phases (LP-FT, arXiv 2202.10054): the head is trained to convergence on
     the frozen encoder, then everything is trained, the encoder more slowly. The epoch with the smallest
-    validation loss is kept. Classes are weighted so that each counts the same.
+    validation loss is kept. Classes are weighted so that each counts the same, however often its jets are shown.
 
     Args:
         data: stores with labelled jets.
@@ -83,6 +85,9 @@ def finetune(
         batch_size: jets per step, over all devices.
         classes: use only jets of these classes.
         max_jets: read at most this many jets, the first of each store; all by default.
+        loading: how training jets are shuffled, sampled and padded in the second phase, such as --loading.balance
+            classes. Weights of classes stay those that are left to do: none, if batches are balanced already. Jets are
+            in memory, as one window.
         seed: determines initial weights, subsets, the held-out jets and batches.
         engine: hardware, precision and logs.
         overwrite: start anew even if OUT holds another run.
@@ -92,6 +97,8 @@ def finetune(
         The folder of the run.
     """
     settings = run_settings("finetune", locals())
+    if loading == LoadingConfig():
+        del settings["loading"]  # runs from before there was this option are still the same runs
     at_least(1, epochs=epochs, batch_size=batch_size, patience=patience)
     at_least(0, encoder_lr=encoder_lr, seed=seed)
     if not 0 < validation < 1:
@@ -119,15 +126,14 @@ def finetune(
         source = load_model(pretrained)
     model = _tagger(source, head, pooling, n_subjets, max_particles, jets.classes, seed)
     train, valid = _split(model.view(jets), validation, seed)
-    weights = _balanced(train)
     if pretrained is not None:
-        _fit_head(model, train, valid, weights, seed, quiet)
+        _fit_head(model, train, valid, seed, quiet)
     if not freeze:
         train_classifier(
             model,
             train,
             valid,
-            class_weights=weights,
+            loading=loading,
             encoder_lr=1.0 if pretrained is None else encoder_lr,
             optimizer=optimizer,
             epochs=epochs,
@@ -180,13 +186,6 @@ def _split(jets: Jets, fraction: float, seed: int) -> tuple[Jets, Jets]:
     return train, valid
 
 
-def _balanced(jets: Jets) -> Tensor:
-    """Class weights that make every class count the same, with mean 1 over the jets."""
-    counts = np.bincount(jets.truth, minlength=len(jets.classes))
-    weights = np.where(counts > 0, len(jets) / (np.count_nonzero(counts) * np.maximum(counts, 1)), 0.0)
-    return torch.as_tensor(weights, dtype=torch.float32)
-
-
 def _tagger(
     source: JetModel,
     head: ClassifierConfig,
@@ -210,11 +209,11 @@ def _tagger(
         return JetModel(config, source.features, source.encoder)
 
 
-def _fit_head(model: JetModel, train: Jets, valid: Jets, weights: Tensor, seed: int, quiet: bool) -> None:
+def _fit_head(model: JetModel, train: Jets, valid: Jets, seed: int, quiet: bool) -> None:
     """First phase of LP-FT."""
     assert model.head is not None
     parts = []
     for jets in (train, valid):
         embedding = torch.from_numpy(model.embed(jets, quiet=quiet))
         parts.append((embedding, torch.from_numpy(jets.truth)))
-    fit_head(model.head, parts[0], parts[1], class_weights=weights, seed=seed)
+    fit_head(model.head, parts[0], parts[1], class_weights=class_weights(train), seed=seed)

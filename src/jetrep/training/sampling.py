@@ -1,17 +1,20 @@
-r"""How often each jet is shown: balanced classes, or a flat distribution in (pT, mass)."""
+"""How often each jet is shown: balanced classes, or a flat distribution in (pT, mass)."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from jetrep.errors import InputError
+from jetrep.jets import Jets
 from jetrep.physics import fourvector as fv
 from jetrep.store.gather import JetPool
 
-__all__ = ["Balance", "balancing_weights", "balancing_weights_of"]
+__all__ = ["Balance", "balancing_weights", "balancing_weights_of", "class_weights"]
 
 Balance = Literal["none", "classes", "pt_mass", "classes_pt_mass"]
 
@@ -82,6 +85,22 @@ def balancing_weights_of(
             break
         weights = np.minimum(weights, max_repeats)
     return weights.astype(np.float32)
+
+
+def class_weights(jets: Jets, shown: NDArray[np.floating] | None = None) -> Tensor:
+    """Weights in the loss that make every class count the same, with mean 1 over what is shown.
+
+    Args:
+        jets: labelled jets.
+        shown: (n_jets,) how often each is shown, up to a factor; equally often by default.
+
+    Returns:
+        (n_classes,) float32, zero for a class without jets.
+    """
+    counts = np.bincount(jets.truth, weights=shown, minlength=len(jets.classes))
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (present.sum() * np.where(present, counts, 1)), 0.0)
+    return torch.as_tensor(weights, dtype=torch.float32)
 
 
 def _bins(values: NDArray[np.floating], n: int) -> NDArray[np.int64]:
