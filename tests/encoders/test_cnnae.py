@@ -13,6 +13,7 @@ from jetrep.encoders.build import build_encoder
 from jetrep.encoders.cnnae import ImageAutoencoder, ImageConfig, ImageEncoder, draw, image_loss, pixel_centres
 from jetrep.encoders.relative import momenta_of
 from jetrep.errors import InputError
+from jetrep.evaluation.audit import audit_model
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.physics import fourvector as fv
@@ -213,6 +214,13 @@ def test_it_is_an_encoder_like_any_other(tmp_path):
     assert (again.embed(jets) == model.embed(jets)).all()
     names = [name for layer in model.encoder.layers() for name, _ in layer]
     assert sorted(names) == sorted(name for name, _ in model.encoder.named_parameters())
+
+
+def test_claimed_symmetries_hold():
+    model = JetModel(ModelConfig(encoder=SMALL)).eval()
+    rows = audit_model(model, *central_jets([12, 5]), boosts=(), soft=(1e-6,))
+    errors = {row.symmetry: row.maximum for row in rows if row.layer == "end"}
+    assert {name for name, error in errors.items() if error < 1e-4} == model.encoder.symmetries
 
 
 def test_a_view_without_momenta_is_refused():

@@ -14,6 +14,7 @@ from jetrep.encoders.build import build_encoder
 from jetrep.encoders.gnnae import GraphAutoencoder, GraphConfig, GraphEncoder
 from jetrep.encoders.relative import relative
 from jetrep.errors import InputError
+from jetrep.evaluation.audit import audit_model
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.reconstruction_losses import chamfer, hungarian, presence_loss
@@ -218,6 +219,15 @@ def test_it_is_an_encoder_like_any_other(tmp_path):
     assert (again.embed(jets) == model.embed(jets)).all()
     names = [name for layer in model.encoder.layers() for name, _ in layer]
     assert sorted(names) == sorted(name for name, _ in model.encoder.named_parameters())
+
+
+def test_claimed_symmetries_hold_behind_every_step():
+    model = JetModel(ModelConfig(encoder=SMALL["jet"])).eval()
+    rows = audit_model(model, *central_jets([12, 5]), boosts=(), soft=(0.1,))
+    errors = {row.symmetry: row.maximum for row in rows if row.layer != "features"}
+    assert {row.layer for row in rows} == {"features", "block 1", "end"}
+    assert all(errors[symmetry] < 1e-5 for symmetry in model.encoder.symmetries)
+    assert {name for name, error in errors.items() if error > 1e-4} == {"rotation", "soft", "collinear"}
 
 
 def test_a_view_without_momenta_is_refused():
