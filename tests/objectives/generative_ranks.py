@@ -12,18 +12,21 @@ import torch.multiprocessing as mp
 from jetrep.encoders import JetTransformer, TransformerConfig
 from jetrep.encoders.decoder import SetTransformerConfig
 from jetrep.features import FeatureConfig, Features
-from jetrep.jets import Jets
 from jetrep.objectives.base import Objective
 from jetrep.objectives.build import build_objective
 from jetrep.objectives.clip_vae import ClipVAEConfig
+from jetrep.objectives.next_token import NextTokenConfig
+from jetrep.objectives.tokenizer import TokenizerConfig
 from random_jets import random_jets
 
 WORLD = 2
 JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
 SMALL = {"latent": 6, "n_particles": 12, "decoder": SetTransformerConfig(16, 1, 2), "embedding": 8, "clip_weight": 1.0}
+TOKENIZER = TokenizerConfig(n_codes=16, latent=4, net=SetTransformerConfig(16, 1, 2), steps=5, batch_size=4)
 CONFIGS: dict[str, Any] = {
     "clip_vae observables": ClipVAEConfig(**SMALL),
     "clip_vae subjets": ClipVAEConfig(**SMALL, partner="subjets", matching="chamfer", pooling="cls+mean"),
+    "next_token": NextTokenConfig(tokenizer=TOKENIZER, max_tokens=20),
 }
 
 
@@ -32,12 +35,12 @@ def part(rank: int | None) -> slice:
     return slice(None) if rank is None else slice(rank, None, WORLD)
 
 
-def objective(name: str, jets: Jets = JETS) -> Objective:
+def objective(name: str) -> Objective:
     """The same for all processes: made before they know of each other."""
     torch.manual_seed(0)
     features = Features(FeatureConfig())
     encoder = JetTransformer(TransformerConfig(16, 2, 2, 24, position_bins=10), len(features.names))
-    return build_objective(CONFIGS[name], features, encoder, sample=lambda: jets)
+    return build_objective(CONFIGS[name], features, encoder, sample=lambda: JETS)
 
 
 def step(module: Objective, rank: int | None) -> dict[str, torch.Tensor]:

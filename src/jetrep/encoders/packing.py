@@ -125,7 +125,9 @@ def _group(start: int, lengths: list[int], device: torch.device) -> Group:
     begin = (count.cumsum(0) - count).unsqueeze(1)
     pad = torch.where(keep, begin + place, begin).flatten()
     unpad = keep.flatten().nonzero().squeeze(1)
-    bias = torch.zeros(n, 1, 1, longest, device=device).masked_fill_(~keep[:, None, None], float("-inf"))
+    # A sequence without tokens has no key to leave, and nothing is read from it: finite scores keep gradients finite.
+    padding = ~(keep | (count == 0).unsqueeze(1))
+    bias = torch.zeros(n, 1, 1, longest, device=device).masked_fill_(padding[:, None, None], float("-inf"))
     return Group(start, start + rows, n, longest, pad, unpad, bias)
 
 

@@ -159,7 +159,7 @@ class EdgeConv(nn.Module):
     def _edges(self, of_i: Tensor, of_j: Tensor, neighbours: Tensor) -> Tensor:
         """Mean over the edges of each particle."""
         neighbours = torch.where(neighbours < 0, len(of_j) - 1, neighbours)
-        edges = of_j.index_select(0, neighbours.flatten()).view(*neighbours.shape, -1) + of_i.unsqueeze(1)
+        edges = of_j.index_select(0, neighbours.flatten()).view(*neighbours.shape, of_i.shape[1]) + of_i.unsqueeze(1)
         edges = F.relu(self.first.normalised(edges) if self.training else edges)
         for layer in self.others:
             edges = F.relu(layer(edges))

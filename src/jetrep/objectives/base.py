@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jetrep.encoders.base import JetEncoder
 from jetrep.features import Features
 from jetrep.jets import JetBatch
+from jetrep.objectives.tokenizer import VQTokenizer
 
 __all__ = ["Objective", "StepOutput", "follow"]
 
@@ -55,6 +56,11 @@ class Objective(nn.Module, ABC):
     def trained(self) -> JetEncoder:
         """The encoder that is trained (for self-distillation, the student's)."""
         return self.encoder
+
+    @property
+    def tokenizer(self) -> VQTokenizer | None:
+        """The tokeniser, if there is one: to save and to inspect."""
+        return None
 
     @abstractmethod
     def heads(self) -> Mapping[str, nn.Module]:

@@ -16,6 +16,7 @@ from jetrep.objectives.contrastive import JetCLR, JetCLRScale, SupCon
 from jetrep.objectives.contrastive_config import JetCLRConfig, JetCLRScaleConfig, SupConConfig
 from jetrep.objectives.jepa import Jepa, JepaConfig
 from jetrep.objectives.masked import MaskedParticles, MaskedParticlesConfig
+from jetrep.objectives.next_token import NextToken, NextTokenConfig
 from jetrep.objectives.self_distillation import SelfDistillation, SelfDistillationConfig
 from jetrep.objectives.targets import Identity
 from jetrep.views.rg import ALL
@@ -30,6 +31,7 @@ ObjectiveConfig = (
     | MaskedParticlesConfig
     | JepaConfig
     | ClipVAEConfig
+    | NextTokenConfig
     | AutoencoderConfig
 )
 
@@ -42,6 +44,7 @@ OBJECTIVES: Mapping[type[Any], type[Objective]] = MappingProxyType(
         MaskedParticlesConfig: MaskedParticles,
         JepaConfig: Jepa,
         ClipVAEConfig: ClipVAE,
+        NextTokenConfig: NextToken,
         AutoencoderConfig: Autoencoding,
     }
 )
@@ -80,7 +83,7 @@ def needs_of(config: ObjectiveConfig) -> Needs:
     if isinstance(config, ClipVAEConfig):
         compared = bool(config.clip_weight) and config.partner == "subjets"
         return Needs(history=compared, labels=False, measured=not compared)
-    if isinstance(config, MaskedParticlesConfig | JepaConfig):
+    if isinstance(config, MaskedParticlesConfig | JepaConfig | NextTokenConfig):
         predicts = isinstance(config, MaskedParticlesConfig) and config.identity_weight
         return Needs(history=False, labels=False, measured=True, columns=Identity.COLUMNS if predicts else ())
     # Particles that move are still those that were measured; daughters of collinear splitting are not.
@@ -110,6 +113,8 @@ def build_objective(
         return MaskedParticles(
             features, encoder, config, fit_on=sample() if sample is not None and tokens else None, seed=seed
         )
+    if isinstance(config, NextTokenConfig):
+        return NextToken(features, encoder, config, fit_on=None if sample is None else sample(), seed=seed)
     kind: Any = OBJECTIVES[type(config)]
     objective: Objective = kind(features, encoder, config)
     return objective

@@ -16,7 +16,6 @@ from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.autoencoding import Autoencoding
 from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
-from jetrep.objectives.masked import MaskedParticles
 from jetrep.objectives.self_distillation import PRESETS
 from jetrep.store.gather import JetPool
 from jetrep.training.autoencoders import save_autoencoder
@@ -136,7 +135,7 @@ def pretrain(
         module.encoder,
     )
     seconds = round(time.monotonic() - start, 1)
-    if isinstance(module, MaskedParticles) and module.tokenizer is not None:
+    if module.tokenizer is not None:
         save_tokenizer(module.tokenizer, module.features, jets.sample(2_000), out)
     if isinstance(module, Autoencoding):
         save_autoencoder(module, out)
