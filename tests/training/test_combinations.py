@@ -28,6 +28,7 @@ SMALL = {
     "transformer": ["--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
     "particle_transformer": ["--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
     "lorentz": ["--encoder.width", "8", "--encoder.depth", "1"],
+    "lgatr": ["--encoder.variant", "slim", "--encoder.width", "8", "--encoder.depth", "1", "--encoder.heads", "2"],
     "particlenet": ["--encoder.neighbours", "3", "--encoder.channels", "[[8], [8]]"],
     "gnnae": ["--encoder.width", "8", "--encoder.edges", "[[8], [8]]", "--encoder.nodes", "[[8], [8]]"],
     "cnnae": ["--encoder.latent", "8", "--encoder.pixels", "8", "--encoder.channels", "[4, 4]"],

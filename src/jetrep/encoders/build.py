@@ -9,6 +9,7 @@ from typing import get_args
 from jetrep.encoders.base import JetEncoder
 from jetrep.encoders.cnnae import ImageConfig, ImageEncoder
 from jetrep.encoders.gnnae import GraphConfig, GraphEncoder
+from jetrep.encoders.lgatr import LGATrConfig, LGATrEncoder
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
 from jetrep.encoders.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from jetrep.encoders.particlenet import ParticleNet, ParticleNetConfig
@@ -17,7 +18,13 @@ from jetrep.encoders.transformer import JetTransformer, TransformerConfig
 __all__ = ["KINDS", "EncoderConfig", "build_encoder"]
 
 EncoderConfig = (
-    TransformerConfig | ParticleTransformerConfig | ParticleNetConfig | LorentzConfig | GraphConfig | ImageConfig
+    TransformerConfig
+    | ParticleTransformerConfig
+    | ParticleNetConfig
+    | LorentzConfig
+    | GraphConfig
+    | ImageConfig
+    | LGATrConfig
 )
 
 KINDS: Mapping[str, type[EncoderConfig]] = MappingProxyType({config.kind: config for config in get_args(EncoderConfig)})
@@ -41,4 +48,6 @@ def build_encoder(config: EncoderConfig, n_features: int) -> JetEncoder:
         return GraphEncoder(config, n_features)
     if isinstance(config, ImageConfig):
         return ImageEncoder(config, n_features)
+    if isinstance(config, LGATrConfig):
+        return LGATrEncoder(config, n_features)
     return JetTransformer(config, n_features)
