@@ -40,7 +40,7 @@ BATCH, CENTRAL = 64, 30
 COUNTS = (10, 20, 30, 50, 100, 150)
 CONTENDERS = ("autoencoder", "encoder", "LGATrSlim", "LGATr")
 # Default sizes (34,114 + 28,862 weights), batch 64, 30 particles, one thread of a server CPU.
-QUOTED = {
+QUOTED: dict[str, Any] = {
     "code": "arXiv:2212.07347, lgn-autoencoder",
     "measured in this run": False,
     "precision": "float64",
@@ -142,7 +142,8 @@ def stepper(name: str, n: int, compiled: bool = False) -> tuple[Callable[[], Non
     if compiled:
         for module in network.modules():
             if hasattr(module, "at_rest"):
-                module.at_rest = torch.compile(module.at_rest, dynamic=False)  # type: ignore[assignment]
+                compiled_at_rest: Any = torch.compile(module.at_rest, dynamic=False)  # type: ignore[arg-type]
+                module.at_rest = compiled_at_rest
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
     p4, mask = jets(n)
     labels = torch.arange(BATCH) % 2
@@ -188,6 +189,8 @@ def ratio(ours: Timing, peer: Timing) -> dict[str, float]:
 
 def draw(rates: Mapping[str, Mapping[int, float]], peaks: Mapping[str, Mapping[int, float]], file: Path) -> None:
     """Rate and memory against the number of particles."""
+    from matplotlib.ticker import NullLocator
+
     from jetrep.report.style import colour, line, marker, new_figure, save, style
 
     with style():
@@ -202,6 +205,9 @@ def draw(rates: Mapping[str, Mapping[int, float]], peaks: Mapping[str, Mapping[i
                 axes.plot(list(points), list(points.values()), label=name, **look)
             axes.plot([CENTRAL], [quoted], color="0.3", linestyle="none", marker="*", label="reference code (quoted)")
             axes.set(xscale="log", yscale="log", xlabel="Particles per jet", ylabel=label)
+            counts = sorted({n for points in values.values() for n in points})
+            axes.set_xticks(counts, [str(n) for n in counts])
+            axes.xaxis.set_minor_locator(NullLocator())
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper")
     save(figure, file)
