@@ -44,7 +44,7 @@ def test_round_trip_keeps_settings_constants_and_predictions(saved):
 
 
 def test_records_from_before_there_was_an_option_still_load(saved):
-    model, run = saved
+    _, run = saved
     record = json.loads((run / "model.json").read_text())
     assert record["config"]["features"].pop("scale_pt") is None
     (run / "model.json").write_text(json.dumps(record))

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -5,15 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from jetrep.cli import main
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
 from jetrep.evaluation.tagging import tagging_metrics
 from jetrep.model import ClassifierConfig
+from jetrep.objectives.contrastive import SupCon
+from jetrep.objectives.supervised import Supervised
+from jetrep.training.batches import LoadingConfig
 from jetrep.training.checkpoint import load_model, model_record
 from jetrep.training.engine import EngineConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.linear_probe import fit_head
 from jetrep.training.pretrain import pretrain
+from jetrep.training.sampling import class_weights
 from prong_jets import prong_jets, write_store
 
 ENCODER = TransformerConfig(width=16, depth=1, heads=2, mlp_hidden=16, n_registers=1, position="none")
@@ -128,3 +135,70 @@ def test_heads_are_what_was_asked_for(tmp_path, data):
         head = ClassifierConfig(hidden=hidden)
         tagger = load_model(finetune([store], out=out, from_run=run, head=head, freeze=True, **SETTINGS))
         assert sum(isinstance(m, torch.nn.Linear) for m in tagger.head.modules()) == n_linear
+
+
+# Sampling
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Jets of which one in eight is a top."""
+    jets = prong_jets(640)
+    rows = np.concatenate([np.flatnonzero(jets.truth == 0)[:280], np.flatnonzero(jets.truth == 1)[:40]])
+    return write_store(tmp_path_factory.mktemp("uneven") / "store", jets[rows])
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The labels of every batch that is trained on, and the class weights in its loss."""
+    seen = []
+    original = Supervised.forward
+
+    def forward(self, batch, *args):
+        seen.append((batch.labels.numpy(), self.class_weights))
+        return original(self, batch, *args)
+
+    monkeypatch.setattr(Supervised, "forward", forward)
+    return seen
+
+
+@pytest.mark.parametrize("balance", ["none", "classes", "pt_mass", "classes_pt_mass"])
+def test_classes_count_the_same_however_jets_are_sampled(uneven, tmp_path, shown, balance):
+    bins = {} if balance == "none" else {"pt_bins": 2, "mass_bins": 2, "max_repeats": 20}
+    loading = LoadingConfig(balance=balance, **bins)
+    out = finetune([uneven], out=tmp_path / "run", encoder=ENCODER, epochs=4, patience=4, loading=loading, **SETTINGS)
+    labels, weights = np.concatenate([labels for labels, _ in shown]), shown[0][1].numpy()
+    counts = np.bincount(labels, minlength=2)
+    assert weights[0] * counts[0] == pytest.approx(weights[1] * counts[1], rel=0.15)
+    if balance.startswith("classes"):
+        np.testing.assert_allclose(weights, 1, atol=0.05)
+        assert min(np.bincount(labels, minlength=2).min() for labels, _ in shown) >= 4
+    if balance == "none":
+        np.testing.assert_allclose(weights, [4 / 7, 4], rtol=0.05)
+    assert ("loading" in model_record(out)["provenance"]) == (balance != "none")
+
+
+def test_class_weights_are_what_sampling_leaves_to_do():
+    jets = prong_jets(40)
+    jets = jets[np.concatenate([np.flatnonzero(jets.truth == 0), np.flatnonzero(jets.truth == 1)[:5]])]
+    torch.testing.assert_close(class_weights(jets), torch.tensor([25 / 40, 25 / 10]))
+    often = np.where(jets.truth == 1, 4.0, 1.0)
+    torch.testing.assert_close(class_weights(jets, often), torch.tensor([1.0, 1.0]))
+    only = jets[jets.truth == 0]
+    torch.testing.assert_close(class_weights(only), torch.tensor([1.0, 0.0]))
+
+
+def test_the_recipe_of_supcon_balances_its_batches(uneven, tmp_path, monkeypatch):
+    seen = []
+    original = SupCon.views
+    monkeypatch.setattr(SupCon, "views", lambda self, *args: seen.append(args[0].labels) or original(self, *args))
+    width = "--encoder.width 16 --encoder.depth 1 --encoder.heads 2 --encoder.mlp_hidden 16"
+    engine = "--engine.accelerator cpu --engine.logger none --quiet"
+    command = f"pretrain {uneven} --config supcon --out {tmp_path}/run --batch_size 64 --epochs 2 {width} {engine}"
+    assert main(command.split()) == 0
+    per_batch = torch.stack([torch.bincount(labels, minlength=2) for labels in seen])
+    assert per_batch.sum(0).tolist() == pytest.approx([320, 320], abs=12)  # 10 batches; two epochs of 320 jets
+    # A hypergeometric draw of 64 from one epoch has a standard deviation of 3.6.
+    assert int(per_batch.min()) >= 32 - 16
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["classes"] == 2
