@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jetrep.encoders.base import JetEncoder
+from jetrep.errors import InputError
 from jetrep.features import Features
 from jetrep.jets import Jets
 from jetrep.objectives.autoencoding import AutoencoderConfig, Autoencoding
@@ -19,6 +20,7 @@ from jetrep.objectives.masked import MaskedParticles, MaskedParticlesConfig
 from jetrep.objectives.next_token import NextToken, NextTokenConfig
 from jetrep.objectives.self_distillation import SelfDistillation, SelfDistillationConfig
 from jetrep.objectives.targets import Identity
+from jetrep.objectives.tokenizer import VQTokenizer
 from jetrep.views.rg import ALL
 
 __all__ = ["OBJECTIVES", "Needs", "ObjectiveConfig", "build_objective", "needs_of"]
@@ -97,6 +99,7 @@ def build_objective(
     encoder: JetEncoder,
     *,
     sample: Callable[[], Jets] | None = None,
+    tokenizer: VQTokenizer | None = None,
     seed: int = 0,
 ) -> Objective:
     """The objective with these settings; what it adds to the encoder is drawn from torch's global generator.
@@ -106,15 +109,24 @@ def build_objective(
         features: from four-vectors to inputs.
         encoder: the encoder; trained in place.
         sample: gives jets of the training set, for objectives that fit tokens to them.
+        tokenizer: one that is trained already, instead of one that is fitted to the sample.
         seed: of that fit.
+
+    Raises:
+        InputError: if there is a tokeniser, and the objective has no use for it or needs one for other features.
     """
-    if isinstance(config, MaskedParticlesConfig):
-        tokens = config.target in ("kmeans", "vq")
-        return MaskedParticles(
-            features, encoder, config, fit_on=sample() if sample is not None and tokens else None, seed=seed
+    target = config.target if isinstance(config, MaskedParticlesConfig) else None
+    tokens = isinstance(config, NextTokenConfig) or target == "vq"
+    if tokenizer is not None and not tokens:
+        raise InputError(
+            "the objective has no use for a tokeniser",
+            field="tokenizer_from",
+            remedy="leave it out, or choose the objective next_token, or masked_particles with the target vq",
         )
-    if isinstance(config, NextTokenConfig):
-        return NextToken(features, encoder, config, fit_on=None if sample is None else sample(), seed=seed)
     kind: Any = OBJECTIVES[type(config)]
-    objective: Objective = kind(features, encoder, config)
+    more: dict[str, Any] = {}
+    if tokens or target is not None:
+        fits = target == "kmeans" or (tokens and tokenizer is None)
+        more = {"fit_on": sample() if sample is not None and fits else None, "tokenizer": tokenizer, "seed": seed}
+    objective: Objective = kind(features, encoder, config, **more)
     return objective

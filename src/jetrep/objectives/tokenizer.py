@@ -20,10 +20,12 @@ from jetrep.errors import InputError, at_least
 from jetrep.features import Features
 from jetrep.jets import Jets
 from jetrep.objectives.hiding import per_jet_weights
-from jetrep.objectives.quantizer import VectorQuantizer, kmeans, perplexity
+from jetrep.objectives.quantizer import VectorQuantizer, perplexity
 from jetrep.objectives.schedules import warmup_cosine
 
 __all__ = ["TokenizerConfig", "VQTokenizer"]
+
+_OF_SCALE = ("px", "py", "pz", "energy", "log_pt", "log_energy")  # features that change when all momenta are scaled
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class VQTokenizer(nn.Module):
 
     def __init__(self, features: Features, names: Sequence[str], config: TokenizerConfig) -> None:
         super().__init__()
-        self.names, self.config = tuple(names), config
+        self.names, self.config, self.scale_pt = tuple(names), config, features.config.scale_pt
         index = [features.names.index(name) for name in self.names]
         width, n = config.net.width, len(self.names)
         self.embed, self.encoder = nn.Linear(n, width), SetTransformer(config.net)
@@ -112,12 +114,25 @@ class VQTokenizer(nn.Module):
                 field="tokenizer",
                 remedy=remedy,
             )
-        index = [features.names.index(name) for name in names]
-        if not (
-            torch.equal(features.mean[index], self.mean.to(features.mean))
-            and torch.equal(features.scale[index], self.scale.to(features.scale))
-        ):
-            raise InputError("the tokeniser was made for another standardisation", field="tokenizer", remedy=remedy)
+        for i, name in enumerate(names):
+            j = features.names.index(name)
+            own = float(self.mean[i]), float(self.scale[i])
+            theirs = float(features.mean[j]), float(features.scale[j])
+            if own != theirs:
+                raise InputError(
+                    "the tokeniser was made for another standardisation: mean and scale of "
+                    f"{name} are {own[0]:.6g}, {own[1]:.6g} there and {theirs[0]:.6g}, {theirs[1]:.6g} here",
+                    field="tokenizer",
+                    remedy=remedy,
+                )
+        scaled = features.config.scale_pt
+        if self.scale_pt != scaled and (changed := [name for name in names if name in _OF_SCALE]):
+            raise InputError(
+                f"the tokeniser was made for {', '.join(changed)} of jets with features.scale_pt = {self.scale_pt}, "
+                f"not {scaled}",
+                field="tokenizer",
+                remedy=remedy,
+            )
         if not self.trained:
             raise InputError("the tokeniser was not trained", field="tokenizer", remedy="give it jets to be fitted to")
 
@@ -173,7 +188,11 @@ class VQTokenizer(nn.Module):
             InputError: if the jets have fewer particles than there are codes, or the loss is not finite.
         """
         if len(jets.p4) < self.config.n_codes:
-            kmeans(torch.zeros(len(jets.p4), 1), self.config.n_codes, seed)  # raises
+            raise InputError(
+                f"{self.config.n_codes} codes are to be fitted to {len(jets.p4)} particles",
+                field="objective.tokenizer.n_codes",
+                remedy=f"ask for at most {len(jets.p4)}, or give more jets",
+            )
         index, config = [features.names.index(name) for name in self.names], self.config
         generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         optimizer = torch.optim.AdamW(self.parameters(), lr=config.lr, weight_decay=0.01)
@@ -242,7 +261,7 @@ class VQTokenizer(nn.Module):
 
     def record(self) -> dict[str, Any]:
         """What is needed beside the weights to build it again, as JSON can hold it: names and settings."""
-        return {"names": list(self.names), "config": asdict(self.config)}
+        return {"names": list(self.names), "config": asdict(self.config), "scale_pt": self.scale_pt}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], weights: Mapping[str, Tensor], features: Features) -> VQTokenizer:
@@ -270,6 +289,7 @@ class VQTokenizer(nn.Module):
                 remedy="choose the features that it was made for, or train another",
             )
         tokenizer = cls(features, names, config)
+        tokenizer.scale_pt = record.get("scale_pt")
         try:
             tokenizer.load_state_dict(dict(weights))
         except RuntimeError as error:

@@ -26,7 +26,16 @@ from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.tokenizer import VQTokenizer
 from jetrep.report.files import replacing
 
-__all__ = ["SCHEMA_VERSION", "load_model", "model_record", "save_model", "save_tokenizer", "weights_hash"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "load_model",
+    "load_tokenizer",
+    "model_record",
+    "save_model",
+    "save_tokenizer",
+    "tokenizer_record",
+    "weights_hash",
+]
 
 SCHEMA_VERSION = 1
 WEIGHTS, RECORD = "model.safetensors", "model.json"
@@ -69,12 +78,60 @@ def save_tokenizer(tokenizer: VQTokenizer, features: Features, jets: Jets, run: 
     """Write a tokeniser into the folder ``run``, and beside it how many of its codes are used and how well it
     reconstructs ``jets`` (see `VQTokenizer.inspect`).
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()}
-    record = {**tokenizer.record(), "inspection": tokenizer.inspect(features, jets)}
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()})
+    record = {
+        **tokenizer.record(),
+        "weights": xxhash.xxh3_128_hexdigest(weights),
+        "inspection": tokenizer.inspect(features, jets),
+    }
     with replacing(run / TOKENIZER_WEIGHTS) as stream:
-        stream.write(save(weights))
+        stream.write(weights)
     with replacing(run / TOKENIZER) as stream:
         stream.write((json.dumps(record, indent=2, default=str) + "\n").encode())
+
+
+def tokenizer_record(run: Path) -> dict[str, Any]:
+    """The record of a saved tokeniser, with the hash of its weights under "weights".
+
+    Raises:
+        InputError: if there is none, or its weights are not those that were saved with it.
+    """
+    file = run / TOKENIZER
+    remedy = "give the folder of a pretraining with a tokeniser, such as --objective.target vq"
+    if not file.is_file():
+        raise InputError("there is no tokeniser here", file=file, remedy=remedy)
+    try:
+        record = json.loads(file.read_text())
+        found = xxhash.xxh3_128_hexdigest((run / TOKENIZER_WEIGHTS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"the tokeniser cannot be read ({error})", file=file, remedy=remedy) from error
+    if not isinstance(record, dict):
+        raise InputError("not the record of a tokeniser", file=file, remedy=remedy)
+    if record.setdefault("weights", found) != found:
+        raise InputError(
+            "the weights are not those of the record: their hash disagrees",
+            file=run / TOKENIZER_WEIGHTS,
+            remedy="restore the pair of files that one run wrote",
+        )
+    return record
+
+
+def load_tokenizer(run: Path, features: Features) -> VQTokenizer:
+    """The tokeniser that `save_tokenizer` wrote, for the features of another run.
+
+    Raises:
+        InputError: if there is none, files are damaged or do not belong together, or it was made for other features;
+            the message names the difference.
+    """
+    record = tokenizer_record(run)
+    try:
+        return VQTokenizer.from_record(record, load_file(run / TOKENIZER_WEIGHTS), features)
+    except SafetensorError as error:
+        raise InputError(
+            f"the weights cannot be read ({error})", file=run / TOKENIZER_WEIGHTS, remedy="train it again"
+        ) from error
+    except InputError as error:
+        raise InputError(error.problem, file=run / TOKENIZER, field=error.field, remedy=error.remedy) from error
 
 
 def model_record(run: Path) -> dict[str, Any]:

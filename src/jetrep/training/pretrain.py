@@ -20,11 +20,10 @@ from jetrep.objectives.self_distillation import PRESETS
 from jetrep.store.gather import JetPool
 from jetrep.training.autoencoders import save_autoencoder
 from jetrep.training.batches import LoadingConfig, ShuffledBatches
-from jetrep.training.checkpoint import save_tokenizer
+from jetrep.training.checkpoint import load_tokenizer, save_tokenizer, tokenizer_record
 from jetrep.training.data import open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
 from jetrep.training.run import RunFolder, run_settings
-from jetrep.training.sampling import balancing_weights
 
 __all__ = ["initial_encoder", "pretrain"]
 
@@ -44,6 +43,7 @@ def pretrain(
     max_jets: int | None = None,
     max_particles: int | None = None,
     loading: LoadingConfig = LoadingConfig(),
+    tokenizer_from: Path | None = None,
     seed: int = 0,
     engine: EngineConfig = EngineConfig(),
     overwrite: bool = False,
@@ -69,6 +69,8 @@ def pretrain(
         max_jets: use at most this many jets, the first of each store; all by default.
         max_particles: keep this many leading particles of each jet; by default all, or as many as the objective takes.
         loading: how jets are shuffled, sampled and padded. They stay on disk but for two windows at a time.
+        tokenizer_from: folder of a pretraining whose tokeniser is used, instead of a new one. Its features must be
+            those of this run, and objective.tokenizer is not used.
         seed: determines initial weights, batches, views and masks.
         engine: hardware, precision and logs.
         overwrite: start anew even if OUT holds another run.
@@ -80,6 +82,10 @@ def pretrain(
     settings = run_settings("pretrain", locals())
     if steps is None:
         del settings["steps"]  # runs from before there was this option are still the same runs
+    if tokenizer_from is None:
+        del settings["tokenizer_from"]
+    else:
+        settings["tokenizer_weights"] = tokenizer_record(tokenizer_from)["weights"]
     at_least(1, epochs=epochs, steps=steps, batch_size=batch_size, max_particles=max_particles)
     at_least(0, seed=seed)
     needs = needs_of(objective)
@@ -105,17 +111,14 @@ def pretrain(
         columns=tuple(dict.fromkeys((*features.columns, *needs.columns))),
         max_particles=max_particles,
     )
-    weights = balancing_weights(
-        jets,
-        loading.balance,
-        pt_bins=loading.pt_bins,
-        mass_bins=loading.mass_bins,
-        max_repeats=loading.max_repeats,
-    )
+    weights = loading.weights(jets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inputs, network = initial_encoder(jets, features, encoder)
-        module = build_objective(objective, inputs, network, sample=lambda: jets.sample(20_000), seed=seed)
+        tokenizer = None if tokenizer_from is None else load_tokenizer(tokenizer_from, inputs)
+        module = build_objective(
+            objective, inputs, network, sample=lambda: jets.sample(20_000), tokenizer=tokenizer, seed=seed
+        )
     batches = ShuffledBatches(jets, batch_size, seed, loading=loading, weights=weights)
     start = time.monotonic()
     fit(
