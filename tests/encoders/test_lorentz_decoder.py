@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
-from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzDecoderConfig
+from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzDecoder, LorentzDecoderConfig
 from jetrep.errors import InputError
 from jetrep.objectives.reconstruction_losses import chamfer, hungarian, presence_loss
 from jetrep.physics.lorentz import RestFrame, minkowski
@@ -149,7 +149,7 @@ def test_a_few_jets_can_be_learned_by_heart():
     p4, mask = jets_of([12, 8, 5, 10])
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
-    for _ in range(150):
+    for _ in range(200):
         out = model(p4, mask)
         momenta = at_rest(p4, mask).float()
         distance = hungarian(momenta, out.momenta, mask, mask).mean()
@@ -159,6 +159,8 @@ def test_a_few_jets_can_be_learned_by_heart():
         losses.append(distance.item())
     assert min(losses) < 0.2 * losses[0]
     assert out.mask.sum(1).tolist() == [12, 8, 5, 10]
+    # Mass and momentum of the jet are those that the latent tells.
+    torch.testing.assert_close((out.p4 * out.mask.unsqueeze(-1)).sum(1), p4.sum(1), rtol=1e-5, atol=1e-2)
 
 
 @settings(max_examples=25, deadline=None)
@@ -206,3 +208,30 @@ def test_decoder_compiles_without_breaks():
     momenta, presence = compiled(latent.scalars, vectors, expected.frame.mass)
     torch.testing.assert_close(momenta, expected.momenta)
     torch.testing.assert_close(presence, expected.presence)
+
+
+@given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(2, 8), min_size=3, max_size=3))
+def test_what_is_conserved_sums_to_the_momentum_of_the_jet(seed, counts):
+    generator = torch.Generator().manual_seed(seed)
+    momentum = torch.randn(3, 8, 3, dtype=torch.float64, generator=generator)
+    mask = torch.arange(8) < torch.tensor(counts).unsqueeze(1)
+    momentum[:, 1] = -momentum[:, 0] + 0.1 * momentum[:, 1]  # slow, whatever the others do
+    momentum[:, 2:] *= 0.1
+    p = torch.cat([momentum.norm(dim=-1, keepdim=True), momentum], -1)
+    momenta = LorentzDecoder._conserved(p, torch.where(mask, 1.0, -1.0))
+    total = (momenta * mask.unsqueeze(-1)).sum(1)
+    torch.testing.assert_close(total, torch.eye(4, dtype=torch.float64)[:1].expand(3, -1), rtol=0, atol=1e-9)
+    # One transformation and one scale for all: products keep their ratios.
+    before, after = (minkowski(x.unsqueeze(1), x.unsqueeze(2)) for x in (p, momenta))
+    ratio = after / before
+    off_diagonal = ~torch.eye(8, dtype=torch.bool)
+    torch.testing.assert_close(ratio[:, off_diagonal], ratio[:, :1, 1].expand(-1, 56), rtol=1e-6, atol=0)
+
+
+def test_slots_that_cannot_make_up_a_jet_are_left_alone():
+    p = jets_of([5, 5, 5])[0]
+    presence = torch.full((3, 5), -1.0)
+    presence[1:, 0] = 1.0
+    presence[2, 1] = 1.0
+    p[2, 1] = 2 * p[2, 0]  # collinear: no mass
+    torch.testing.assert_close(LorentzDecoder._conserved(p, presence), p)

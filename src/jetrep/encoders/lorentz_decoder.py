@@ -39,6 +39,8 @@ class LorentzDecoderConfig:
         depth: blocks.
         hidden: hidden features of the feed-forward networks.
         massless: put the particles on the light cone, by their energy in the rest frame of the jet.
+        conserve: boost and scale the particles that come out together so that they sum to the jet's momentum, which
+            the latent tells: mass and momentum of the jet are exact.
     """
 
     n_particles: int = 30
@@ -48,6 +50,7 @@ class LorentzDecoderConfig:
     depth: int = 3
     hidden: int = 48
     massless: bool = True
+    conserve: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_particles", "width", "vectors", "heads", "depth", "hidden"):
@@ -143,6 +146,8 @@ class LorentzDecoder(nn.Module):
         self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth)
         self.refine = nn.Linear(config.vectors, 1, bias=False)
         self.presence = nn.Linear(config.width, 1)
+        # All slots begin as particles: few of them that had to make up a whole jet would be scaled up.
+        nn.init.constant_(self.presence.bias, 1.0)
 
     def at_rest(self, scalars: Tensor, vectors: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
         """The network itself: plain tensors in and out, no control flow that depends on data.
@@ -170,7 +175,21 @@ class LorentzDecoder(nn.Module):
         v = torch.cat([n**0.5 * p.unsqueeze(-1), z.unsqueeze(1).expand(-1, n, -1, -1)], -1)
         mask = torch.ones(p.shape[:2], dtype=torch.bool, device=p.device)
         x = self.stack(s, self.embed_v(v), p, u, mask)
-        return self._physical(p + self.refine(x.v).squeeze(-1) / n), self.presence(x.s).squeeze(-1)
+        momenta, presence = self._physical(p + self.refine(x.v).squeeze(-1) / n), self.presence(x.s).squeeze(-1)
+        return self._conserved(momenta, presence) if self.config.conserve else momenta, presence
+
+    @staticmethod
+    def _conserved(p: Tensor, presence: Tensor) -> Tensor:
+        """(batch, N, 4) → the same in the frame and in the units in which the slots that are there sum to (1, 0, 0, 0).
+
+        A sum that moves at γ > 2, of a single particle, of none, or of a network that has not learned yet, is left
+        alone: it would cost digits, and scale up what is there.
+        """
+        total = (p * (presence > 0).unsqueeze(-1)).sum(1)
+        mass2 = total[:, 0].square() - total[:, 1:].square().sum(1)
+        fast = ~((total[:, 0] > 0) & (mass2 > 0.25 * total[:, 0].square())).unsqueeze(1)
+        at_rest = rest_velocity(total).view(1, 4)
+        return RestFrame.of(torch.where(fast, at_rest, total)).to_rest(p).to(p.dtype)
 
     def _physical(self, p: Tensor) -> Tensor:
         """(batch, N, 4) → the same, on the light cone if particles are massless."""

@@ -34,6 +34,12 @@ from jetrep.physics.lorentz import RestFrame, random_directions
 __all__ = ["LOSSES", "AutoencoderConfig", "Autoencoding"]
 
 
+POWERED = ("hungarian", "chamfer", "mixture", "mse")
+"""Losses that compare momenta, and not flows of energy."""
+
+_SOFT = 1e-4
+
+
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Settings of `Autoencoding`.
@@ -47,6 +53,8 @@ class AutoencoderConfig:
         presence_weight: of the cross-entropies of the presence of slots.
         space: compare momenta in the rest frame of the jet, in units of its mass ("rest"), or shares of pT, Δη and Δφ
             ("relative", as the published baselines do).
+        power: compare momenta p E^(power − 1) in the rest frame; with 1, soft particles hardly count. Not for
+            the energy mover's distance.
         latent: numbers of the jet that are kept. For a Lorentz-equivariant autoencoder they are the invariant ones,
             beside the encoder's vectors and the jet's momentum; else pT, η and φ of the jet come to them. The encoders
             gnnae and cnnae say themselves what is kept.
@@ -60,6 +68,7 @@ class AutoencoderConfig:
     emd_weight: float = 0.0
     presence_weight: float = 0.01
     space: Literal["rest", "relative"] = "rest"
+    power: float = 0.5
     latent: int = 16
     decoder: LorentzDecoderConfig = LorentzDecoderConfig()
     set_decoder: SetTransformerConfig = SetTransformerConfig()
@@ -68,6 +77,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         at_least(1, **{"objective.latent": self.latent, "objective.axes": self.axes})
+        at_least(0, **{"objective.power": self.power})
         at_least(0, **{"objective.presence_weight": self.presence_weight, "objective.emd_weight": self.emd_weight})
         if self.space == "relative" and (self.emd_weight or self.loss in ("emd", "sinkhorn", "sliced")):
             raise InputError(
@@ -143,6 +153,8 @@ class Autoencoding(Objective):
         there = torch.arange(found.shape[1], device=mask.device) < mask.sum(1, keepdim=True)
         sets = true, found, mask, there
         emd = config.emd_weight * sliced_energy_movers_distance(*sets, axes) if config.emd_weight else 0.0
+        if config.power != 1 and config.loss in POWERED:
+            sets = _power(true, config.power), _power(found, config.power), mask, there
         if config.space == "relative":
             sets = *_seen_from_the_axis(decoded.p4, batch), mask, there
         if config.loss == "sliced":
@@ -169,6 +181,12 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = Mappi
     }
 )
 """Losses by name, of two sets of momenta and their masks."""
+
+
+def _power(p: Tensor, power: float) -> Tensor:
+    """Massless momenta (batch, n, 4) in the rest frame → p E^(power − 1); linear below an energy of 1e-4."""
+    energy = p[..., 1:].square().sum(-1, keepdim=True) + _SOFT**2
+    return p * energy ** (0.5 * (power - 1))
 
 
 def _seen_from_the_axis(found: Tensor, batch: JetBatch) -> tuple[Tensor, Tensor]:
