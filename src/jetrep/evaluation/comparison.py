@@ -182,12 +182,15 @@ def _matched(true: Set, other: Set) -> NDArray[np.int64]:
     return np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
 
 
-def reconstruct(model: Autoencoder, jets: Jets, *, batch_size: int = 128, quiet: bool = True) -> Comparison:
+def reconstruct(
+    model: Autoencoder, jets: Jets, *, with_distances: bool = True, batch_size: int = 128, quiet: bool = True
+) -> Comparison:
     """Jets beside what an autoencoder makes of them, in the order of the jets.
 
     Args:
         model: the autoencoder.
         jets: the jets, as the model wants them (`Jets.leading` cuts them to its number of slots).
+        with_distances: compute `Comparison.distances`, which takes most of the time.
         batch_size: jets at a time.
         quiet: show no progress.
 
@@ -207,6 +210,7 @@ def reconstruct(model: Autoencoder, jets: Jets, *, batch_size: int = 128, quiet:
             p4 = batch.p4.double()
             numbers = model.encode(p4, batch.mask)
             decoded = model.decode(numbers)
+            found = distances_of(p4, batch.mask, decoded) if with_distances else {}
             parts.append(
                 compare(
                     p4.cpu().numpy(),
@@ -214,7 +218,7 @@ def reconstruct(model: Autoencoder, jets: Jets, *, batch_size: int = 128, quiet:
                     decoded.p4.double().cpu().numpy(),
                     decoded.mask.cpu().numpy(),
                     match=not isinstance(decoded, JetImages),
-                    distances={k: v.double().cpu().numpy() for k, v in distances_of(p4, batch.mask, decoded).items()},
+                    distances={name: values.double().cpu().numpy() for name, values in found.items()},
                     numbers=numbers.double().cpu().numpy(),
                 )
             )

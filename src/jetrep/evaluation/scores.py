@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from jetrep.encoders.autoencoder import InLaboratory, JetImages, Reconstruction
+from jetrep.encoders.cnnae import image_loss
 from jetrep.objectives.reconstruction_losses import chamfer, hungarian, mse
 from jetrep.objectives.transport import energy_movers_distance
 from jetrep.physics import fourvector as fv
@@ -29,8 +30,8 @@ def distances(p4: Tensor, mask: Tensor, reconstruction: Reconstruction) -> dict[
     """`DISTANCES` of jets from their reconstructions: (batch,) each, zero only where there is none.
 
     Momenta are compared in the rest frame of the true jet, in units of its mass. Pixels have no order and are too many
-    to be assigned: images have no ``hungarian`` and no ``mse``. The latter is there only if jets have no more particles
-    than there are slots.
+    to be assigned: images have no ``hungarian`` and no ``mse``, and their ``image`` is the loss on which they are
+    trained, in pixels of their own. ``mse`` is there only if jets have no more particles than there are slots.
 
     Args:
         p4: (batch, n, 4) true momenta in GeV, float64.
@@ -50,9 +51,12 @@ def distances(p4: Tensor, mask: Tensor, reconstruction: Reconstruction) -> dict[
         if (room := other.shape[1] - true.shape[1]) >= 0:
             padded = torch.nn.functional.pad(true, (0, 0, 0, room)), other
             found["mse"] = mse(*padded, torch.nn.functional.pad(mask, (0, room)), present)
-    momenta = reconstruction.p4.to(p4).masked_fill(~present.unsqueeze(-1), 0.0)
-    jet = (p4 * mask.unsqueeze(-1)).sum(1)
-    found["image"] = (pixels(p4, mask, jet) - pixels(momenta, present, jet)).square().sum((1, 2))
+    if isinstance(reconstruction, JetImages):
+        found["image"] = image_loss(reconstruction, p4, mask)
+    else:
+        jet = (p4 * mask.unsqueeze(-1)).sum(1)
+        momenta = reconstruction.p4.to(p4).masked_fill(~present.unsqueeze(-1), 0.0)
+        found["image"] = (pixels(p4, mask, jet) - pixels(momenta, present, jet)).square().sum((1, 2))
     return {name: found[name] for name in DISTANCES if name in found}
 
 

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: how well a tagger does on one or several stores."""
+"""The verb `evaluate`: how well a tagger, or an autoencoder, does on one or several stores."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from jetrep.report.measurement import Measurement
 from jetrep.report.style import save
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.environment import environment
+from jetrep.studies.evaluate_autoencoder import evaluate_autoencoder
 from jetrep.studies.predictions import write_predictions
 from jetrep.studies.testsets import choose_background, load_tests
+from jetrep.training.autoencoders import AUTOENCODER
 from jetrep.training.checkpoint import load_model, model_record, weights_hash
 from jetrep.training.data import data_hashes
 
@@ -44,17 +46,23 @@ def evaluate(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Judge a tagger on one or several stores.
+    """Judge a tagger, or an autoencoder, on one or several stores.
 
     Prints accuracy at 0.5, ROC AUC and background rejection at signal efficiencies 0.3 and 0.5, each with its bootstrap
     error, and writes evaluation.json, a Markdown table, figures (ROC, scores, PCA and t-SNE of the embeddings), and for
     each store a Parquet file with what the tagger says of every jet, beside its label, kinematics and observers.
 
+    Of an autoencoder: residuals of particles and jets, distances between distributions, anomaly scores as they are and
+    decorrelated from the jet mass, and what its latent has to do with observables, as tables and figures, beside
+    baselines that keep as many numbers. Every fourth jet of the background is for validation and in no table.
+
     Args:
-        run: folder of a fine-tuned run.
-        on: labelled stores to judge it on; their classes are matched to those of the tagger by name.
+        run: folder of a fine-tuned run, or of a run with the objective "autoencoder".
+        on: labelled stores to judge it on; their classes are matched to those of the tagger by name. Autoencoders take
+            unlabelled ones too.
         out: folder for the results; RUN/evaluation by default.
-        background: class against which the others are tagged; "qcd" if there is one, else the first class.
+        background: class against which the others are tagged; "qcd" if there is one, else the first class. For an
+            autoencoder the class or classes ("g+q") that are no anomalies: those that it was trained on.
         max_jets: use at most this many jets of each store, the first; all by default.
         n_bootstrap: number of resamples for the errors.
         projection: draw the embeddings too (t-SNE takes a minute).
@@ -66,6 +74,19 @@ def evaluate(
     """
     at_least(0, seed=seed)
     at_least(2, n_bootstrap=n_bootstrap)
+    if (run / AUTOENCODER).exists():
+        out = run / "evaluation" if out is None else out
+        check_writable(out)
+        return evaluate_autoencoder(
+            run,
+            on=on,
+            out=out,
+            background=background,
+            max_jets=max_jets,
+            n_bootstrap=n_bootstrap,
+            seed=seed,
+            quiet=quiet,
+        )
     model, record = load_model(run), model_record(run)
     classes = model.config.classes
     if model.head is None:
