@@ -33,6 +33,8 @@ SMALL = {
     "gnnae": ["--encoder.width", "8", "--encoder.edges", "[[8], [8]]", "--encoder.nodes", "[[8], [8]]"],
     "cnnae": ["--encoder.latent", "8", "--encoder.pixels", "8", "--encoder.channels", "[4, 4]"],
 }
+# Tokenisers that do not take long.
+QUICK = {"next_token": ["--objective.tokenizer.steps", "3", "--objective.tokenizer.n_codes", "16"]}
 COMMON = ["--batch_size", "32", "--epochs", "1", "--engine.accelerator", "cpu", "--engine.logger", "none", "--quiet"]
 KINDS_OF_OBJECTIVES = [config().kind for config in OBJECTIVES]
 
@@ -46,7 +48,7 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("encoder", list(SMALL))
 def test_every_encoder_learns_from_every_objective(store, tmp_path, encoder, objective):
     out = tmp_path / "run"
-    chosen = ["--encoder.kind", encoder, *SMALL[encoder], "--objective.kind", objective]
+    chosen = ["--encoder.kind", encoder, *SMALL[encoder], "--objective.kind", objective, *QUICK.get(objective, [])]
     assert main(["pretrain", str(store), "--out", str(out), *chosen, *COMMON]) == 0
     model = load_model(out)
     assert model.config.encoder.kind == encoder
