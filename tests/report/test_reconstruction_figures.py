@@ -48,6 +48,9 @@ def test_residual_histograms_lose_nothing(tmp_path):
     heights = [patch.get_data().values for patch in first.patches]
     assert [h.sum() for h in heights] == pytest.approx([1, 1])
     assert second.get_xlabel() == "0"
+    whole = residual_histograms({"n": {"qcd": [0] * 20 + [-7]}}).axes[0]
+    assert whole.get_xlim()[0] < -7
+    assert whole.patches[0].get_data().values.max() == pytest.approx(20 / 21)
     assert f"{np.median(wide):.2g}" in first.get_legend().get_texts()[0].get_text()
     save(figure, tmp_path / "residuals.png")
     with pytest.raises(InputError, match="no residuals"):

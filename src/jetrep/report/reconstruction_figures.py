@@ -71,8 +71,8 @@ def images(
 def residual_histograms(residuals: Mapping[str, Mapping[str, ArrayLike]], *, n_bins: int = 60) -> Figure:
     """Histograms of residuals: a panel per quantity, a line per sample, each of unit sum.
 
-    The range of a panel is three interquartile ranges about the median of all samples together; outer bins hold what
-    lies beyond. The legend gives median and interquartile range.
+    The range of a panel is three interquartile ranges about the median of all samples together, or all values where
+    that is zero; outer bins hold what lies beyond. The legend gives median and interquartile range.
 
     Args:
         residuals: by quantity, then by sample, (n,) values.
@@ -91,8 +91,9 @@ def residual_histograms(residuals: Mapping[str, Mapping[str, ArrayLike]], *, n_b
     figure, grid = _grid(len(drawn))
     for axes, (name, samples) in zip(grid, drawn.items(), strict=False):
         low, middle, high = np.percentile(np.concatenate(list(samples.values())), [25, 50, 75])
-        # Where nearly all are the same, the range is still one that can be drawn.
-        reach = max(3 * (high - low), 1e-9 * max(1.0, abs(middle)))
+        # Where most are the same, as of whole numbers, all are shown.
+        farthest = max(float(np.abs(values - middle).max()) for values in samples.values())
+        reach = 3 * (high - low) or 1.05 * farthest or 1.0
         edges = np.linspace(middle - reach, middle + reach, n_bins + 1)
         for i, (sample, values) in enumerate(samples.items()):
             counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)

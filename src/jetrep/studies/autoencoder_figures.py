@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def draw_all(
     panels = {name: {kind: found[name] for kind, found in values.items() if name in found} for name in _PANELS}
     save(residual_histograms(panels), out / "residuals.png")
     _compression(model, reference, groups, slots, out)
-    _rocs(own, scores, out)
+    _rocs(own, scores, [name for name in everything if name], out)
     _latent(model, own, latent, out)
 
 
@@ -90,11 +90,14 @@ def _compression(model: Autoencoder, reference: Comparison, groups: Groups, slot
         return None if measured is None else (m.size / REFERENCE_SIZE, measured["median |r|"])
 
     lines: dict[str, list[tuple[float, Measurement]]] = {}
-    kept = [k for k in _KEPT if k <= slots and 3 * k <= 2 * max(model.size, REFERENCE_SIZE)]
     for name, found in (
         ("this model", [(model, reference)]),
-        ("hardest particles", [(HardestParticles(k, slots), None) for k in kept]),
-        ("linear map", [(LinearLorentz(k, slots).fit(fit_on.p4, fit_on.mask), None) for k in kept]),
+        # Whoever keeps all has no error but rounding.
+        ("hardest particles", [(HardestParticles(k, slots), None) for k in _KEPT if k < slots]),
+        (
+            "linear map",
+            [(LinearLorentz(k, slots).fit(fit_on.p4, fit_on.mask), None) for k in _KEPT if 4 * k < 3 * slots],
+        ),
     ):
         points = [point(m, c if c is not None else reconstruct(m, jets, with_distances=False)) for m, c in found]
         lines[name] = [p for p in points if p is not None]
@@ -102,7 +105,9 @@ def _compression(model: Autoencoder, reference: Comparison, groups: Groups, slot
         save(curves(lines), out / "compression.png")
 
 
-def _rocs(own: Mapping[str, Comparison], scores: Mapping[str, NDArray[np.float64]], out: Path) -> None:
+def _rocs(
+    own: Mapping[str, Comparison], scores: Mapping[str, NDArray[np.float64]], others: Sequence[str], out: Path
+) -> None:
     """A figure for each signal: scores as they are, and decorrelated from the mass, as line styles."""
     kinds = list(own)
     label = np.repeat(np.arange(len(kinds)), [len(c) for c in own.values()])
@@ -113,7 +118,7 @@ def _rocs(own: Mapping[str, Comparison], scores: Mapping[str, NDArray[np.float64
         for row, values in scores.items():
             name = row.removesuffix(", decorrelated")
             # The score and the baselines; other distances of the model are in the table.
-            if "(score)" in name or ", " in name or name in ("jet mass", "multiplicity"):
+            if name.endswith(("(score)", "jet mass", "multiplicity", *others)):
                 curve = rejection_curve(values[chosen], truth, _EFFICIENCIES)
                 lines.append(RocCurve(name, "as is" if name == row else "decorrelated", _EFFICIENCIES, curve))
         if lines:
