@@ -235,3 +235,19 @@ def test_slots_that_cannot_make_up_a_jet_are_left_alone():
     presence[2, 1] = 1.0
     p[2, 1] = 2 * p[2, 0]  # collinear: no mass
     torch.testing.assert_close(LorentzDecoder._conserved(p, presence), p)
+
+
+def test_rank_2_tensors_in_both_halves():
+    """They are used, every parameter of theirs receives gradient, and the observer still makes no difference."""
+    encoder, decoder = replace(ENCODER, maxdim=3, tensors=2), replace(DECODER, maxdim=3, tensors=2)
+    model = built(encoder, decoder)
+    assert sum(p.numel() for p in model.decoder.parameters()) > sum(p.numel() for p in built().decoder.parameters())
+    p4, mask = jets_of([12, 9, 12, 4])
+    matrix = observers(4, 5.0)
+    here, there = seen_by(matrix, reconstructed(model, p4, mask)), reconstructed(model, seen_by(matrix, p4), mask)
+    assert per_jet(there, here).max() < 1e-9
+    out = model(p4, mask)
+    (chamfer(at_rest(p4, mask), out.momenta, mask, mask) + presence_loss(out.presence, mask)).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    with pytest.raises(InputError, match=r"decoder\.tensors"):
+        replace(decoder, tensors=3)

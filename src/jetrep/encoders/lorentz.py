@@ -50,6 +50,9 @@ class LorentzConfig:
         tensors: channels of antisymmetric and of symmetric traceless tensors, for ``maxdim`` 3; a multiple of
             ``heads``.
         mass: show the network the jet mass, in GeV; without it, jets that differ by a factor look the same.
+        weighting: "count": all particles count alike. "energy": the network sees directions, and sums are weighted by
+            the energies in the rest frame. Then what it says of a jet is infrared and collinear safe, and does not know
+            the multiplicity. With the aggregations "mean" and "attention".
     """
 
     width: int = 32
@@ -63,6 +66,7 @@ class LorentzConfig:
     maxdim: Literal[2, 3] = 2
     tensors: int = 4
     mass: bool = True
+    weighting: Literal["count", "energy"] = "count"
     kind: Literal["lorentz"] = "lorentz"
 
     def __post_init__(self) -> None:
@@ -76,6 +80,12 @@ class LorentzConfig:
                     field=f"encoder.{name}",
                     remedy="choose a multiple of encoder.heads",
                 )
+        if self.weighting == "energy" and self.aggregation not in ("mean", "attention"):
+            raise InputError(
+                f"'{self.aggregation}' looks at soft particles as at all others",
+                field="encoder.aggregation",
+                remedy="choose 'mean' or 'attention', or the weighting 'count'",
+            )
         if self.aggregation == "mix" and self.max_particles is None:
             raise InputError(
                 "'mix' is a map of a fixed number of particles",
@@ -132,8 +142,9 @@ class LorentzEncoder(JetEncoder):
         super().__init__()
         self.config, self.n_features = config, n_features
         self.register_buffer("energy_scale", torch.tensor(_ENERGY_SCALES).reciprocal(), persistent=False)
-        self.embed_s = nn.Linear(len(_ENERGY_SCALES) + 1 + config.mass, config.width)
-        self.embed_v = nn.Linear(config.width, 2 * config.vectors)
+        self.by_energy = config.weighting == "energy"
+        self.embed_s = nn.Linear(1 if self.by_energy else len(_ENERGY_SCALES) + 1 + config.mass, config.width)
+        self.embed_v = nn.Linear(config.width, (1 if self.by_energy else 2) * config.vectors)
         tensors = config.tensors if config.maxdim > 2 else 0
         self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth, tensors)
         self.pool = LorentzPooling(
@@ -145,9 +156,12 @@ class LorentzEncoder(JetEncoder):
 
     @property
     def symmetries(self) -> frozenset[Symmetry]:
-        """All of SO⁺(3,1); order and padding too, but for the aggregation "mix"."""
+        """All of SO⁺(3,1); order and padding too, but for the aggregation "mix"; collinear splits for the weighting
+        "energy", whose error for soft particles falls with their energy but is not zero.
+        """
         lorentz: frozenset[Symmetry] = frozenset({"boost", "rotation", "azimuth"})
-        return lorentz if self.config.aggregation == "mix" else lorentz | super().symmetries
+        safe: frozenset[Symmetry] = frozenset({"collinear"} if self.by_energy else ())
+        return lorentz if self.config.aggregation == "mix" else lorentz | super().symmetries | safe
 
     @property
     def stages(self) -> nn.ModuleList:
@@ -194,24 +208,48 @@ class LorentzEncoder(JetEncoder):
             `LorentzJets.tokens`, `LorentzJets.cls`, `LorentzJets.vectors`.
         """
         dtype = self.embed_s.weight.dtype
-        p, real = momenta.to(dtype), mask.unsqueeze(-1).to(dtype)
-        count = real.sum(1, keepdim=True)
-        energy = p[..., :1]
-        per_jet = [torch.log1p(count)] + ([torch.log1p(mass).to(dtype).view(-1, 1, 1)] if self.config.mass else [])
-        per_jet = [0.5 * x.expand(-1, p.shape[1], -1) for x in per_jet]
-        s = self.embed_s(torch.cat([0.5 * torch.log1p(energy.abs() * self.energy_scale), *per_jet], -1))
-        u = rest_velocity(p)
-        # Momenta and their directions, times functions of the invariants. Without u: the sum over particles of a vector
-        # along it would drown what tells directions apart.
-        by_momentum, by_direction = self.embed_v(s).unsqueeze(2).chunk(2, -1)
-        momentum = p.unsqueeze(-1) * count.clamp(min=1).unsqueeze(-1).sqrt()
-        v = by_momentum * momentum + by_direction * (p / (energy + 1e-6)).unsqueeze(-1)
-        x = self.stack(s * real, v * real.unsqueeze(-1), momenta, u, mask)
-        pooled_s, pooled_v = self.pool(x.s, x.v, mask)
+        real = mask.unsqueeze(-1).to(dtype)
+        share, seen = None, momenta
+        if self.by_energy:
+            s, v, share, seen = self._directions(momenta, mass)
+        else:
+            s, v = self._momenta(momenta, mass, real)
+        u = rest_velocity(s)
+        x = self.stack(s * real, v * real.unsqueeze(-1), seen, u, mask, share)
+        pooled_s, pooled_v = self.pool(x.s, x.v, mask, share)
         energies = dot(u.squeeze(1), pooled_v)
         known = torch.cat([pooled_s, torch.asinh(energies), gram_invariants(pooled_v)], -1)
         cls = self.fc2(F.gelu(self.fc1(known)))
         return x.s, cls * mask.any(1, keepdim=True), pooled_v
+
+    def _momenta(self, momenta: Tensor, mass: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """First scalars and vectors of the particles, for the weighting "count"."""
+        p = momenta.to(real.dtype)
+        count = real.sum(1, keepdim=True)
+        energy = p[..., :1]
+        per_jet = [torch.log1p(count)]
+        if self.config.mass:
+            per_jet.append(torch.log1p(mass).to(p.dtype).view(-1, 1, 1))
+        per_jet = [0.5 * x.expand(-1, p.shape[1], -1) for x in per_jet]
+        s = self.embed_s(torch.cat([0.5 * torch.log1p(energy.abs() * self.energy_scale), *per_jet], -1))
+        # Momenta and their directions, times functions of the invariants. Without u: the sum over particles of a vector
+        # along it would drown what tells directions apart.
+        by_momentum, by_direction = self.embed_v(s).unsqueeze(2).chunk(2, -1)
+        momentum = p.unsqueeze(-1) * count.clamp(min=1).unsqueeze(-1).sqrt()
+        return s, by_momentum * momentum + by_direction * (p / (energy + 1e-6)).unsqueeze(-1)
+
+    def _directions(self, momenta: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same for the weighting "energy"; shares of the energy (batch, n, 1), p/E (batch, n, 4) float64.
+
+        What a particle is told of itself does not change if it splits in two along its direction.
+        """
+        dtype = self.embed_s.weight.dtype
+        energy = momenta[..., :1].clamp(min=0)
+        direction = momenta / energy.clamp(min=1e-20)
+        share = (energy / energy.sum(1, keepdim=True).clamp(min=1e-20)).to(dtype)
+        of_jet = 0.5 * torch.log1p(mass) if self.config.mass else torch.ones_like(mass)
+        s = self.embed_s(of_jet.to(dtype).view(-1, 1, 1).expand(-1, momenta.shape[1], -1))
+        return s, self.embed_v(s).unsqueeze(2) * direction.to(dtype).unsqueeze(-1), share, direction
 
     def forward(self, views: Sequence[ModelInput], chosen: Sequence[Tensor | None] | None = None) -> list[Encoded]:
         """Encodes each view; all tokens are computed, whatever is ``chosen``.

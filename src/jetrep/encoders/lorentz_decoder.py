@@ -14,6 +14,7 @@ A second output says which slots are particles: without it the multiplicity woul
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class LorentzDecoderConfig:
         massless: put the particles on the light cone, by their energy in the rest frame of the jet.
         conserve: boost and scale the particles that come out together so that they sum to the jet's momentum, which
             the latent tells: mass and momentum of the jet are exact.
+        maxdim: 2 for scalars and vectors; 3 for rank-2 tensors too.
+        tensors: channels of antisymmetric and of symmetric traceless tensors, for ``maxdim`` 3; a multiple of
+            ``heads``.
     """
 
     n_particles: int = 30
@@ -51,11 +55,13 @@ class LorentzDecoderConfig:
     hidden: int = 48
     massless: bool = True
     conserve: bool = True
+    maxdim: Literal[2, 3] = 2
+    tensors: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("n_particles", "width", "vectors", "heads", "depth", "hidden"):
+        for name in ("n_particles", "width", "vectors", "heads", "depth", "hidden", "tensors"):
             at_least(1, **{f"decoder.{name}": getattr(self, name)})
-        for name in ("width", "vectors"):
+        for name in ("width", "vectors", *(["tensors"] if self.maxdim > 2 else [])):
             if getattr(self, name) % self.heads:
                 raise InputError(
                     f"{name} {getattr(self, name)} is not a multiple of {self.heads} heads",
@@ -143,7 +149,8 @@ class LorentzDecoder(nn.Module):
             nn.Linear(config.width, config.hidden), nn.GELU(), nn.Linear(config.hidden, n_vectors - config.massless)
         )
         self.embed_v = nn.Linear(n_vectors, config.vectors, bias=False)
-        self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth)
+        tensors = config.tensors if config.maxdim > 2 else 0
+        self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth, tensors)
         self.refine = nn.Linear(config.vectors, 1, bias=False)
         self.presence = nn.Linear(config.width, 1)
         # All slots begin as particles: few of them that had to make up a whole jet would be scaled up.

@@ -11,7 +11,8 @@ formed, because the sums factorise:
    \sum_j w_{ij} (p_i - p_j) c_j = p_i (wc)_i - (w(cp))_i, \qquad
    \sum_j w_{ij} (p_i - p_j)\cdot b_j = p_i\cdot(wb)_i - (w(p\cdot b))_i.
 
-One batched matrix product for each layer is all that costs n². The sums are divided by the number of particles.
+One batched matrix product for each layer is all that costs n². The sums are divided by the number of particles, or
+weighted by the energies of those that send.
 
 **Reference vector.** Layers take a time-like unit vector u (the four-velocity of the jet) beside the vectors. With it,
 :math:`2(u\cdot v)^2 - v\cdot v` is positive for every v ≠ 0, also for space-like and light-like ones, and serves as
@@ -163,7 +164,7 @@ class LorentzBlock(nn.Module):
             p: (batch, n, 4, 1) momenta of order one.
             u: (batch, 1, 4, 1) four-velocity of the jet.
             w: (batch, heads, n, n) weights.
-            share: (batch, n, 1) one over the number of particles, zero for padding.
+            share: (batch, n, 1) weight of each particle in the sums, zero for padding.
 
         Returns:
             The features after it; those of padding are arbitrary and finite.
@@ -203,7 +204,9 @@ class LorentzStack(nn.Module):
         self.blocks = nn.ModuleList(LorentzBlock(scalars, vectors, heads, hidden, tensors) for _ in range(depth))
         self.norm_s, self.norm_v = nn.LayerNorm(scalars), VectorNorm(vectors)
 
-    def forward(self, s: Tensor, v: Tensor, p: Tensor, u: Tensor, mask: Tensor) -> Particles:
+    def forward(
+        self, s: Tensor, v: Tensor, p: Tensor, u: Tensor, mask: Tensor, share: Tensor | None = None
+    ) -> Particles:
         """Scalars (batch, n, C0) and vectors (batch, n, 4, C1) → the same, normalised, zero where padded.
 
         Args:
@@ -212,14 +215,18 @@ class LorentzStack(nn.Module):
             p: (batch, n, 4) momenta in units of the jet mass, whose products make the weights; zero where padded.
             u: (batch, 1, 4, 1) four-velocity of the jet.
             mask: (batch, n) bool, True for a real particle.
+            share: (batch, n, 1) weight of each particle in the sums, zero where padded; then ``p`` is of order one. By
+                default one over the number of particles, and ``p`` is larger the fewer there are.
         """
         real = mask.unsqueeze(-1).to(s.dtype)
-        count = real.sum(1, keepdim=True).clamp(min=1)
         weights = self.pairs(p, s).split(self.heads, 1)
         # Of order one, as are all vectors that it is multiplied with.
-        scaled = p.to(s.dtype).unsqueeze(-1) * count.unsqueeze(-1).sqrt()
+        scaled = p.to(s.dtype).unsqueeze(-1)
+        if share is None:
+            count = real.sum(1, keepdim=True).clamp(min=1)
+            scaled, share = scaled * count.unsqueeze(-1).sqrt(), real / count
         x = Particles(s, v, Tensors.zeros(v, self.tensors) if self.tensors else None)
         # A stack that was cut has weights left over.
         for block, w in zip(self.blocks, weights, strict=False):
-            x = block(x, scaled, u, w, real / count)
+            x = block(x, scaled, u, w, share)
         return Particles(self.norm_s(x.s) * real, self.norm_v(x.v, u) * real.unsqueeze(-1))

@@ -75,8 +75,11 @@ class LorentzPooling(nn.Module):
         filled = torch.cat([x, x.new_zeros(len(x), places - x.shape[1], *x.shape[2:])], 1)
         return filled.movedim(1, -2).flatten(-2)
 
-    def forward(self, s: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, n, C0) and (batch, n, 4, C1), zero where padded → (batch, n_scalars), (batch, 4, n_vectors)."""
+    def forward(self, s: Tensor, v: Tensor, mask: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(batch, n, C0) and (batch, n, 4, C1), zero where padded → (batch, n_scalars), (batch, 4, n_vectors).
+
+        With ``share`` (batch, n, 1), "mean" and "attention" weight particles by it.
+        """
         if self.aggregation == "mix":
             return self.keep_s(self._all_places(s)), self.keep_v(self._all_places(v))
         kept_s, kept_v = self.keep_s(s), self.keep_v(v)
@@ -85,9 +88,14 @@ class LorentzPooling(nn.Module):
             # Without particles all scores are −∞: the weights are made zero, not NaN.
             scores = scores.masked_fill(~mask.any(1)[:, None, None], 0.0)
             weights = scores.softmax(1) * mask.unsqueeze(-1)
+            if share is not None:
+                weights = weights * share
+                weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-20)
             for_s, for_v = weights.split([kept_s.shape[-1], kept_v.shape[-1]], -1)
             return (for_s * kept_s).sum(1), (for_v.unsqueeze(2) * kept_v).sum(1)
         if self.aggregation == "mean":
+            if share is not None:
+                return (share * kept_s).sum(1), (share.unsqueeze(-1) * kept_v).sum(1)
             count = mask.sum(1, keepdim=True).clamp(min=1).to(s.dtype)
             return kept_s.sum(1) / count, kept_v.sum(1) / count.unsqueeze(-1)
         mass2 = dot(kept_v, kept_v)
