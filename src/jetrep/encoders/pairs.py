@@ -198,7 +198,7 @@ class _Scatter(torch.autograd.Function):
         return scores
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         place, mirrored = ctx.saved_tensors
         flat = gradients[0].flatten(1)
         once = (place != mirrored).to(flat.dtype)  # a particle with itself stands in one place
