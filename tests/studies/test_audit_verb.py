@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from jetrep import cli
+from jetrep.encoders.lgatr import LGATrConfig
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
 from jetrep.encoders.particle_transformer import ParticleTransformerConfig
 from jetrep.encoders.particlenet import ParticleNetConfig
@@ -28,6 +29,9 @@ OTHERS = {
     "particlenet": ParticleNetConfig(4, ((8,), (12,), (16,))),
     "mix": LorentzConfig(16, 4, 2, 2, 16, 3, aggregation="mix", max_particles=20),
     "tensors": LorentzConfig(16, 4, 2, 2, 16, 3, maxdim=3, tensors=2),
+    "by-energy": LorentzConfig(16, 4, 2, 2, 16, 3, weighting="energy"),
+    "lgatr": LGATrConfig("slim", 16, 4, 2, 1, spurions=False),
+    "spurions": LGATrConfig("slim", 16, 4, 2, 1),
 }
 
 
@@ -90,7 +94,8 @@ def test_every_encoder_keeps_what_it_claims(tmp_path, name):
     run = run_of(tmp_path / "run", OTHERS[name])
     record = audit(run, jets=20, boosts=[2.0, 50.0], quiet=True)
     assert record["claimed"]
-    lorentz = name in ("mix", "tensors")
+    lorentz = name in ("mix", "tensors", "by-energy", "lgatr")
+    assert ("collinear" in record["claimed"]) == (name == "by-energy")
     assert ("boost" in record["claimed"]) == lorentz
     assert ("permutation" in record["claimed"]) == (name != "mix")
     # what is not claimed is not there

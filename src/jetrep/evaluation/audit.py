@@ -18,8 +18,8 @@ safe, which is the case if the error vanishes with the energy of the soft partic
 All transformations act on float64 momenta, whatever the precision of the network.
 
 A claimed symmetry holds if the median error is at most 10⁻⁵ in float32 and 10⁻¹⁰ in float64; for boosts and rotations
-in float32, 10⁻⁶. A boost adds 7·10⁻¹⁴ γ², what rounding of float64 momenta costs: in all 10⁻⁵ at γ = cosh 10. A mistake
-of logic shows as 10⁻³ and more.
+in float32, 10⁻⁶. A boost adds 7·10⁻¹⁴ γ², what rounding of float64 momenta costs: in all 10⁻⁵ at γ = cosh 10. A soft
+particle adds ten times its fraction of energy. A mistake of logic shows as 10⁻³ and more.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BOOSTS = (1.1, 2.0, 5.0, 50.0, 1e3, 11013.0)
 SOFT = (1e-1, 1e-2, 1e-3, 1e-6)
 """Energies of the soft particle, as fractions of that of the hardest."""
 
-_PER_GAMMA2 = 7e-14
+_PER_GAMMA2, _PER_SOFTNESS = 7e-14, 10.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ class SymmetryError:
         """The largest ``median`` with which a claimed symmetry holds; see the module."""
         lorentz = self.symmetry in ("boost", "rotation")
         floor = 1e-10 if self.dtype == "float64" else 1e-6 if lorentz else 1e-5
-        return floor + (_PER_GAMMA2 * self.parameter**2 if self.symmetry == "boost" else 0.0)
+        if self.symmetry == "boost":
+            return floor + _PER_GAMMA2 * self.parameter**2
+        return floor + (_PER_SOFTNESS * self.parameter if self.symmetry == "soft" else 0.0)
 
     @property
     def holds(self) -> bool:
