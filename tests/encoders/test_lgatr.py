@@ -152,6 +152,23 @@ def test_objectives_with_a_teacher_and_with_hidden_particles(objective):
     assert all(p.grad is not None for layer in module.trained.layers() for _, p in layer)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_was_used_for_inference_first_can_be_trained_after(variant):
+    pytest.importorskip("lgatr", "2.0")
+    code = f"""if True:
+        import torch
+        from jetrep.encoders.lgatr import LGATrConfig, LGATrEncoder
+        from jetrep.features import ModelInput
+        encoder = LGATrEncoder(LGATrConfig({variant!r}, width=8, vectors=2, heads=2, depth=1), 7)
+        p4, mask = torch.rand(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
+        view = ModelInput(torch.zeros(2, 3, 7), mask, torch.zeros(2, 3, 2), torch.zeros(2, 4), p4=p4)
+        with torch.inference_mode():
+            encoder([view])
+        encoder([view])[0].cls.sum().backward()
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_without_the_package_it_is_told_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "lgatr", None)
     with pytest.raises(InputError, match=r"lgatr, version 2 or newer, is not installed; pip install 'jetrep\[lgatr\]'"):

@@ -107,6 +107,9 @@ class LGATrEncoder(JetEncoder):
                 out_s_channels=config.width,
                 dropout_prob=config.dropout or None,
             )
+        # The package keeps constants from their first use on. If that is an inference, training cannot use them: here,
+        # and whenever the network is moved, they are made before.
+        self.net.to(next(self.net.parameters()).device)
         beam = "spacelike" if config.variant == "slim" else "xyplane"
         spurions = lgatr.get_spurions(beam) if config.spurions else torch.empty(0, 16)
         self.register_buffer("spurions", spurions, persistent=False)
