@@ -3,6 +3,7 @@ import shutil
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 
 from jetrep import cli
 from jetrep.encoders.build import build_encoder
+from jetrep.encoders.lgatr import LGATrConfig
 from jetrep.encoders.lorentz import LorentzConfig
 from jetrep.encoders.particlenet import ParticleNetConfig
 from jetrep.encoders.transformer import TransformerConfig
@@ -19,6 +21,7 @@ from jetrep.model import ClassifierConfig
 from jetrep.objectives.build import OBJECTIVES
 from jetrep.store.folder import locked
 from jetrep.studies.compare import compare
+from jetrep.studies.compare_costs import step_flops
 from jetrep.studies.compare_rows import rows_of
 from jetrep.studies.compare_study import Row, TaggerTraining
 from jetrep.training.checkpoint import load_model
@@ -180,6 +183,14 @@ def test_cells_are_listed_and_nothing_is_computed(stores, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", [config.kind for config in OBJECTIVES])
+def test_the_cost_of_every_objective_is_known_before_it_is_trained(stores, tmp_path, kind):
+    usual = Row("", "supervised", OptimizerConfig(), ENCODER, FeatureConfig(), ClassifierConfig())
+    [row] = rows_of([kind], usual)
+    study = SimpleNamespace(**stores, unlabelled=None, max_jets=None, max_particles=None, batch_size=16)
+    assert step_flops(study, row, row.objective) > 0
+
+
 def test_a_budget_of_flops_gives_fewer_steps_to_what_costs_more(stores, tmp_path):
     out = tmp_path / "out"
     compare(
@@ -225,14 +236,16 @@ def test_every_kind_of_objective_is_known_by_its_name(stores, tmp_path):
     assert [line["row"] for line in record["cells"]] == [config.kind for config in OBJECTIVES]
 
 
-def test_rows_with_encoders_of_their_own_beside_the_common_one(finished, stores, tmp_path):
+def test_rows_with_encoders_of_their_own_beside_the_common_one(stores, tmp_path):
+    pytest.importorskip("lgatr", "2.0")
     tiny = {"depth": 1, "mlp_hidden": 16}
     rows = [
         {"kind": "supervised", "name": "shallow", "encoder": tiny, "head": {"hidden": [8]}},
         {"kind": "supervised", "name": "Lorentz", "encoder": {"kind": "lorentz", "width": 8, "depth": 1}},
+        {"kind": "supervised", "name": "L-GATr", "encoder": {"kind": "lgatr", "width": 8, "vectors": 2, "depth": 1}},
         {"kind": "random", "name": "random, shallow", "encoder": tiny, "features": {"signed_eta": True}},
     ]
-    changes = {"objectives": rows, "baselines": ["supervised"], "reference": "supervised", "n_labels": [], "seeds": 2}
+    changes = {"objectives": rows, "baselines": ["supervised"], "reference": "supervised", "n_labels": []}
     record = compare(**settings(stores, tmp_path / "out", **changes))
     table = content(tmp_path / "out")
     costs = {row: (n, flops) for row, n, flops in zip(*(table[k] for k in COSTS), strict=True)}
@@ -240,17 +253,18 @@ def test_rows_with_encoders_of_their_own_beside_the_common_one(finished, stores,
         "supervised": build_encoder(ENCODER, 7),
         "shallow": build_encoder(replace(ENCODER, **tiny), 7),
         "Lorentz": build_encoder(LorentzConfig(width=8, depth=1), 7),
+        "L-GATr": build_encoder(LGATrConfig(width=8, vectors=2, depth=1), 7),
     }
     for row, encoder in parameters.items():
         assert costs[row][0] == sum(p.numel() for p in encoder.parameters())
     assert costs["shallow"] == costs["random, shallow"]
     assert costs["shallow"][1] < costs["supervised"][1] != costs["Lorentz"][1]
     assert "shallow, random, shallow" in record["tables"][-1]["notes"][0]
-    for row in ("shallow", "Lorentz"):
+    for row in ("shallow", "Lorentz", "L-GATr"):
         model = load_model(tmp_path / "out" / "cells" / f"{row}-seed-0" / "supervised-all").config
         assert model.encoder == parameters[row].config
         assert model.head.hidden == ((8,) if row == "shallow" else (64, 32))
-    assert load_model(tmp_path / "out" / "cells" / "random-shallow-seed-1" / "pretrain").config.features.signed_eta
+    assert load_model(tmp_path / "out" / "cells" / "random-shallow-seed-0" / "pretrain").config.features.signed_eta
 
 
 def test_differences_to_the_reference_are_those_of_paired_seeds(stores, tmp_path):

@@ -13,6 +13,8 @@ from jetrep.features import FEATURE_SETS
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.base import Objective
 from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
+from jetrep.objectives.masked import MaskedParticlesConfig
+from jetrep.objectives.next_token import NextTokenConfig
 from jetrep.objectives.supervised import Supervised
 from jetrep.training.batches import ShuffledBatches
 from jetrep.training.data import open_pool
@@ -51,7 +53,7 @@ def step_flops(study: Study, row: Row, what: ObjectiveConfig | Literal["supervis
         history=bool(needs and needs.history),
         columns=row.features.columns,
         max_jets=study.max_jets,
-        max_particles=study.max_particles,
+        max_particles=study.max_particles or (needs and needs.max_particles),
     )
     batch = next(ShuffledBatches(pool, study.batch_size, 0, prefetch=0).from_step(0))
     with torch.random.fork_rng(devices=[]):
@@ -66,6 +68,8 @@ def step_flops(study: Study, row: Row, what: ObjectiveConfig | Literal["supervis
                     model.eval().pooled(batch)
                 return float(counter.get_total_flops()) / len(batch)
         else:
+            if isinstance(what, MaskedParticlesConfig | NextTokenConfig):  # any tokens will do
+                what = replace(what, tokenizer=replace(what.tokenizer, steps=1))
             objective = build_objective(what, inputs, encoder, sample=lambda: pool.sample(_SAMPLE))
         with FlopCounterMode(display=False) as counter:
             torch.autograd.backward(objective(batch, 0, 1, torch.Generator().manual_seed(0)).loss)
