@@ -135,10 +135,9 @@ def test_padding_takes_no_part(batch, loss):
     torch.testing.assert_close(loss_of(module, JetBatch(p4, mask, batch.jet_p4)).loss, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+# The axes of the sliced distance are those of the observer: it is the same for all only in the mean over axes.
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "sliced"])
 def test_loss_of_a_lorentz_autoencoder_is_the_same_for_every_observer(loss):
-    if loss == "sliced":
-        pytest.skip("its axes are those of the observer, but for an infinite number of them")
     p4, mask = jets_of([9, 5, 12])
     module = objective(config=replace(SMALL, loss=loss)).double().eval()
     matrices = observers(3, 5.0)
