@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from jetrep.store.prepare import prepare
     from jetrep.store.reader import Store
     from jetrep.store.simulate import simulate
+    from jetrep.studies.audit import audit
     from jetrep.studies.compare import compare
+    from jetrep.studies.compress import compress
     from jetrep.studies.demo import demo
     from jetrep.studies.embed import embed
     from jetrep.studies.evaluate import evaluate
@@ -38,7 +40,9 @@ _HOME = {
     "Jets": "jets",
     "JetModel": "model",
     "Store": "store.reader",
+    "audit": "studies.audit",
     "compare": "studies.compare",
+    "compress": "studies.compress",
     "datasets": "store.catalog_verbs",
     "demo": "studies.demo",
     "download": "store.catalog_verbs",
@@ -63,7 +67,9 @@ __all__ = [
     "Jets",
     "Store",
     "__version__",
+    "audit",
     "compare",
+    "compress",
     "datasets",
     "demo",
     "download",

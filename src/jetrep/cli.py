@@ -44,6 +44,7 @@ VERBS = {
     "import": ("jetrep.studies.import_weights", "Published weights of others → a run"),
     "transfer": ("jetrep.studies.transfer", "The study of the demo on stores of your choice"),
     "compare": ("jetrep.studies.compare", "Every objective on one encoder, under one protocol"),
+    "compress": ("jetrep.studies.compress", "Autoencoders beside each other: compression and anomalies"),
 }
 
 # Options whose natural name is a Python keyword.

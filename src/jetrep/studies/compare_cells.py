@@ -196,6 +196,7 @@ class _Cell:
                 encoder=self.row.encoder,
                 features=self.row.features,
                 head=self.row.head,
+                pooling=study.finetuning.pooling,
                 encoder_lr=study.finetuning.encoder_lr,
                 n_labels=n,
                 max_jets=study.max_jets,

@@ -42,11 +42,13 @@ def rows_of(given: Sequence[Mapping[str, Any] | str], usual: Row) -> list[Row]:
     rows = [_row(one, usual) for entry in given for one in (kinds if entry == "all" else [entry])]
     if not rows:
         raise InputError("there is nothing to compare", field="objectives", remedy="name at least one")
-    names = [row.name for row in rows]
-    for name in names:
-        if names.count(name) > 1:
+    names = [row.folder_name for row in rows]
+    for row in rows:
+        if names.count(row.folder_name) > 1:
             raise InputError(
-                f"two rows are called '{name}'", field="objectives", remedy="give one of them another name: {name: …}"
+                f"two rows are called '{row.name}'",
+                field="objectives",
+                remedy="give one of them another name: {name: …}",
             )
     return rows
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from jetrep.encoders.base import Pooling
 from jetrep.encoders.build import EncoderConfig
 from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig
@@ -37,6 +38,7 @@ class TaggerTraining:
         batch_size: jets per step.
         encoder_lr: learning rate of a pretrained encoder, as a fraction of the head's.
         head: the classifier head.
+        pooling: what it sees: class token, mean over particles, or both.
     """
 
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -45,6 +47,7 @@ class TaggerTraining:
     batch_size: int = 128
     encoder_lr: float = 0.1
     head: ClassifierConfig = ClassifierConfig()
+    pooling: Pooling = field(default="cls+mean", metadata={"later": True})
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs, patience=self.patience, batch_size=self.batch_size)
@@ -75,6 +78,11 @@ class Row:
     def kind(self) -> str:
         """Kind of the objective, or name of the baseline."""
         return self.objective if isinstance(self.objective, str) else self.objective.kind
+
+    @property
+    def folder_name(self) -> str:
+        """The name, as far as a folder can have it."""
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name)
 
 
 @dataclass
@@ -122,7 +130,7 @@ class Study:
 
     def folder(self, row: Row, seed: int) -> Path:
         """The folder of a cell."""
-        return self.out / "cells" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', row.name)}-seed-{seed}"
+        return self.out / "cells" / f"{row.folder_name}-seed-{seed}"
 
     @cached_property
     def data(self) -> dict[str, Any]:

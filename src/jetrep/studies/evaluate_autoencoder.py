@@ -227,7 +227,7 @@ def judge(
         quiet: show no progress.
 
     Returns:
-        Size, rate, name of the score, and the tables as JSON.
+        Size, rate, name of the score, sizes of the baselines, and the tables as JSON.
     """
     from jetrep.studies.autoencoder_figures import draw_all  # matplotlib takes a second to import
 
@@ -292,7 +292,8 @@ def judge(
         for table in tables.values():
             table.show()
         Console(stderr=True, highlight=False).print(f"{notes[0]}\nresults and figures: {out}")
-    summary = {"size": size, "rate": size / REFERENCE_SIZE, "score": score or None}
+    sizes = {name: m.size for name, m in models.items() if name}
+    summary = {"size": size, "rate": size / REFERENCE_SIZE, "score": score or None, "sizes": sizes}
     return summary | {key: table.to_json() for key, table in tables.items()}
 
 
