@@ -44,12 +44,12 @@ def flops(config, most: int) -> float:
 def test_our_changes_cost_what_the_published_network_does(ours, published, most):
     a, b = replace(PARTS[ours], trim=False), replace(PARTS[published], trim=False)
     assert n_parameters(a) == pytest.approx(n_parameters(b), rel=0.05)
-    assert flops(a, most) == pytest.approx(flops(b, most), rel=0.08)
+    assert flops(a, most) == pytest.approx(flops(b, most), rel=0.05)
 
 
 def test_sizes_are_those_that_recipes_state():
     assert n_parameters(PARTS["part"], "full", 10) == 2_143_486
-    stated = {"part": 2_141_134, "upgrade": 2_058_570, "part-mini": 126_018, "upgrade-mini": 124_318}
+    stated = {"part": 2_141_134, "upgrade": 2_161_670, "part-mini": 126_018, "upgrade-mini": 126_070}
     for name, number in stated.items():
         assert n_parameters(PARTS[name]) == number
         recipe = Path(recipes).parent / f"{name.removesuffix('-mini')}-toptagging.yaml"
