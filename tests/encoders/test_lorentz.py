@@ -144,6 +144,26 @@ def test_padding_and_what_stands_in_it_change_nothing(aggregation, maxdim):
     assert not two.tokens[~wide_mask].any()
 
 
+def test_places_by_energy_are_those_of_the_rest_frame():
+    """They do not depend on the observer, the order or the padding; and the network uses them."""
+    encoder = built(replace(SMALL, ranks=6))
+    p4, mask = jets_of([12, 7, 6])
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+    matrix = observers(3, 3.0)
+    with torch.no_grad():
+        here, moved = encoder.jets(p4, mask), encoder.jets(seen_by(matrix, p4), mask)
+        shuffled = encoder.jets(p4[:, order], mask[:, order])
+        encoder.embed_rank.weight.copy_(encoder.embed_rank.weight.roll(1, 0))
+        other = encoder.jets(p4, mask)
+    assert relative(moved.cls, here.cls).max() < 1e-8
+    assert relative(in_lab(moved), seen_by(matrix, in_lab(here))).max() < 1e-8
+    torch.testing.assert_close(shuffled.cls, here.cls, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(shuffled.tokens, here.tokens[:, order], atol=1e-10, rtol=1e-10)
+    assert relative(other.cls, here.cls).min() > 1e-3
+    encoder.jets(p4, mask).cls.sum().backward()
+    assert encoder.embed_rank.weight.grad.abs().sum(1).all()
+
+
 @pytest.mark.parametrize("largest", [False, True])
 def test_pooled_vector_is_that_of_one_particle(largest):
     pooling = LorentzPooling(3, 2, 3, 2, "max" if largest else "min").double()
@@ -243,6 +263,8 @@ def test_layers_hold_every_parameter_once():
         ({"maxdim": 3, "tensors": 3}, "encoder.tensors"),
         ({"depth": 0}, "encoder.depth"),
         ({"aggregation": "mix"}, "encoder.max_particles"),
+        ({"ranks": -1}, "encoder.ranks"),
+        ({"ranks": 3, "weighting": "energy"}, "encoder.ranks"),
     ],
 )
 def test_settings_out_of_range(change, field):

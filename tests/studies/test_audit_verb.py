@@ -30,6 +30,7 @@ OTHERS = {
     "mix": LorentzConfig(16, 4, 2, 2, 16, 3, aggregation="mix", max_particles=20),
     "tensors": LorentzConfig(16, 4, 2, 2, 16, 3, maxdim=3, tensors=2),
     "by-energy": LorentzConfig(16, 4, 2, 2, 16, 3, weighting="energy"),
+    "ranks": LorentzConfig(16, 4, 2, 2, 16, 3, ranks=6),
     "lgatr": LGATrConfig("slim", 16, 4, 2, 1, spurions=False),
     "spurions": LGATrConfig("slim", 16, 4, 2, 1),
 }
@@ -94,7 +95,7 @@ def test_every_encoder_keeps_what_it_claims(tmp_path, name):
     run = run_of(tmp_path / "run", OTHERS[name])
     record = audit(run, jets=20, boosts=[2.0, 50.0], quiet=True)
     assert record["claimed"]
-    lorentz = name in ("mix", "tensors", "by-energy", "lgatr")
+    lorentz = name in ("mix", "tensors", "by-energy", "ranks", "lgatr")
     assert ("collinear" in record["claimed"]) == (name == "by-energy")
     assert ("boost" in record["claimed"]) == lorentz
     assert ("permutation" in record["claimed"]) == (name != "mix")

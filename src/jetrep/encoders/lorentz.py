@@ -12,7 +12,7 @@ computed from them. Give float64 momenta to compare observers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -53,6 +53,9 @@ class LorentzConfig:
         weighting: "count": all particles count alike. "energy": the network sees directions, and sums are weighted by
             the energies in the rest frame. Then what it says of a jet is infrared and collinear safe, and does not know
             the multiplicity. With the aggregations "mean" and "attention".
+        ranks: tell each particle its place by energy in the rest frame, the first of this many by their own number, the
+            others as one; with 0, none. Places are the same for every observer and do not depend on the order in which
+            particles are given. They jump where two energies are equal. For the weighting "count".
     """
 
     width: int = 32
@@ -67,12 +70,14 @@ class LorentzConfig:
     tensors: int = 4
     mass: bool = True
     weighting: Literal["count", "energy"] = "count"
+    ranks: int = field(default=0, metadata={"later": True})
     kind: Literal["lorentz"] = "lorentz"
 
     def __post_init__(self) -> None:
         for name in ("width", "vectors", "heads", "depth", "hidden", "pooled", "tensors"):
             at_least(1, **{f"encoder.{name}": getattr(self, name)})
         at_least(1, **{"encoder.max_particles": self.max_particles})
+        at_least(0, **{"encoder.ranks": self.ranks})
         for name in ("width", "vectors", *(["tensors"] if self.maxdim > 2 else [])):
             if getattr(self, name) % self.heads:
                 raise InputError(
@@ -80,6 +85,12 @@ class LorentzConfig:
                     field=f"encoder.{name}",
                     remedy="choose a multiple of encoder.heads",
                 )
+        if self.weighting == "energy" and self.ranks:
+            raise InputError(
+                "a place by energy changes with a soft particle or a split",
+                field="encoder.ranks",
+                remedy="leave it out, or choose the weighting 'count'",
+            )
         if self.weighting == "energy" and self.aggregation not in ("mean", "attention"):
             raise InputError(
                 f"'{self.aggregation}' looks at soft particles as at all others",
@@ -144,6 +155,7 @@ class LorentzEncoder(JetEncoder):
         self.register_buffer("energy_scale", torch.tensor(_ENERGY_SCALES).reciprocal(), persistent=False)
         self.by_energy = config.weighting == "energy"
         self.embed_s = nn.Linear(1 if self.by_energy else len(_ENERGY_SCALES) + 1 + config.mass, config.width)
+        self.embed_rank = nn.Embedding(config.ranks + 1, config.width) if config.ranks else None
         self.embed_v = nn.Linear(config.width, (1 if self.by_energy else 2) * config.vectors)
         tensors = config.tensors if config.maxdim > 2 else 0
         self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth, tensors)
@@ -232,6 +244,10 @@ class LorentzEncoder(JetEncoder):
             per_jet.append(torch.log1p(mass).to(p.dtype).view(-1, 1, 1))
         per_jet = [0.5 * x.expand(-1, p.shape[1], -1) for x in per_jet]
         s = self.embed_s(torch.cat([0.5 * torch.log1p(energy.abs() * self.energy_scale), *per_jet], -1))
+        if self.embed_rank is not None:
+            by_energy = energy.squeeze(-1).masked_fill(~real.squeeze(-1).bool(), -1.0)
+            places = by_energy.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            s = s + self.embed_rank(places.clamp(max=self.config.ranks))
         # Momenta and their directions, times functions of the invariants. Without u: the sum over particles of a vector
         # along it would drown what tells directions apart.
         by_momentum, by_direction = self.embed_v(s).unsqueeze(2).chunk(2, -1)

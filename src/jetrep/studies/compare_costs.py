@@ -61,11 +61,13 @@ def step_flops(study: Study, row: Row, what: ObjectiveConfig | Literal["supervis
         inputs, encoder = initial_encoder(pool, row.features, row.encoder, sample=_SAMPLE)
         objective: Objective
         if isinstance(what, str):
-            config = ModelConfig(row.features, row.encoder, head=row.head, classes=tuple(study.train_jets.classes))
+            classes, pooling = tuple(study.train_jets.classes), study.finetuning.pooling
+            config = ModelConfig(row.features, row.encoder, head=row.head, pooling=pooling, classes=classes)
             objective = Supervised(model := JetModel(config, inputs, encoder))
             if what == "forward":
                 with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                    model.eval().pooled(batch)
+                    # The counter cannot follow a parameter that is the input of a module where nothing is recorded.
+                    model.eval().requires_grad_(False).pooled(batch)
                 return float(counter.get_total_flops()) / len(batch)
         else:
             if isinstance(what, MaskedParticlesConfig | NextTokenConfig):  # any tokens will do
