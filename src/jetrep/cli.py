@@ -38,7 +38,10 @@ VERBS = {
     "pretrain": ("jetrep.training.pretrain", "Learn a representation without labels"),
     "probe": ("jetrep.studies.probe", "What a frozen representation knows: k-NN, logistic, boosted trees"),
     "finetune": ("jetrep.training.finetune", "Train a tagger, from a pretrained encoder or from scratch"),
-    "evaluate": ("jetrep.studies.evaluate", "A tagger on one or several stores: metrics, errors, figures"),
+    "evaluate": (
+        "jetrep.studies.evaluate",
+        "A tagger or an autoencoder on stores: metrics, errors, figures",
+    ),
     "audit": ("jetrep.studies.audit", "Symmetries of a run, layer by layer; fails if a claimed one does not hold"),
     "embed": ("jetrep.studies.embed", "Embeddings and scores → Parquet"),
     "import": ("jetrep.studies.import_weights", "Published weights of others → a run"),

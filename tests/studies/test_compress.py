@@ -73,6 +73,7 @@ def test_tables_are_means_over_seeds(made):
     np.testing.assert_allclose(cell.seed_error, chosen.value.std(ddof=1))
     # Nothing was trained in a baseline: its seeds are one.
     assert table.cells["8 hardest particles", "qcd", "jet mass: IQR"].n_seeds == 1
+    assert any("exact by design: LGAE 24" in note for note in table.notes)
     anomaly = ResultsTable.load(made["out"] / "anomaly.json")
     assert {"LGAE 24", "LGAE 24, decorrelated", "jet mass", "multiplicity"} <= set(anomaly.methods)
 
@@ -100,3 +101,10 @@ def test_a_finished_study_is_not_computed_again_and_other_settings_are_refused(m
 def test_bad_settings(made, change, message):
     with pytest.raises(InputError, match=message):
         compress(**{**made, **change})
+
+
+def test_fewer_jets_of_a_store_in_order_of_class_are_refused(made, tmp_path):
+    jets = prong_jets(200)
+    in_order = write_store(tmp_path / "train", jets[np.argsort(jets.truth, kind="stable")])
+    with pytest.raises(InputError, match="the first 64 jets hold none of class top"):
+        compress(**{**made, "train": [in_order], "classes": None, "out": tmp_path / "out"})

@@ -36,6 +36,7 @@ SMALL = {
 # Tokenisers that do not take long.
 QUICK = {"next_token": ["--objective.tokenizer.steps", "3", "--objective.tokenizer.n_codes", "16"]}
 COMMON = ["--batch_size", "32", "--epochs", "1", "--engine.accelerator", "cpu", "--engine.logger", "none", "--quiet"]
+FEW = ["--batch_size", "16", "--max_particles", "10"]
 KINDS_OF_OBJECTIVES = [config().kind for config in OBJECTIVES]
 
 
@@ -49,7 +50,7 @@ def store(tmp_path_factory):
 def test_every_encoder_learns_from_every_objective(store, tmp_path, encoder, objective):
     out = tmp_path / "run"
     chosen = ["--encoder.kind", encoder, *SMALL[encoder], "--objective.kind", objective, *QUICK.get(objective, [])]
-    assert main(["pretrain", str(store), "--out", str(out), *chosen, *COMMON]) == 0
+    assert main(["pretrain", str(store), "--out", str(out), *chosen, *COMMON, "--steps", "2", *FEW]) == 0
     model = load_model(out)
     assert model.config.encoder.kind == encoder
     assert model.config.encoder.width == 8

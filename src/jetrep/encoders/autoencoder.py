@@ -105,6 +105,11 @@ class Autoencoder(nn.Module, ABC):
         return self.encoder.symmetries
 
     @property
+    def conserves(self) -> bool:
+        """Whether what comes out is made to have the mass and momentum of the jet, which are kept."""
+        return False
+
+    @property
     @abstractmethod
     def size(self) -> int:
         """Real numbers that are kept of a jet: the width of `encode`'s output."""

@@ -246,6 +246,11 @@ class LorentzAutoencoder(Autoencoder):
         self.decoder = LorentzDecoder(config, n_scalars, self.n_vectors)
 
     @property
+    def conserves(self) -> bool:
+        """Whether what comes out is made to have the mass and momentum of the jet, which are kept."""
+        return self.decoder.config.conserve
+
+    @property
     def size(self) -> int:
         """Real numbers that are kept of a jet."""
         return self.n_scalars + 4 * self.n_vectors

@@ -32,7 +32,7 @@ class TaggerTraining:
     """Supervised training, as in `finetune`, alike for all rows.
 
     Attributes:
-        optimizer: AdamW and its schedule.
+        optimizer: the optimiser and its schedule.
         epochs: passes over the labelled jets.
         patience: epochs without improvement before training stops.
         batch_size: jets per step.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -28,7 +29,7 @@ from jetrep.studies.compress_tables import Cell, write_results
 from jetrep.studies.evaluate_autoencoder import evaluate_autoencoder
 from jetrep.training.autoencoders import AUTOENCODER
 from jetrep.training.checkpoint import model_record
-from jetrep.training.data import data_hashes
+from jetrep.training.data import data_hashes, load_jets
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.pretrain import pretrain
 
@@ -111,6 +112,8 @@ def compress(
             field="n_jets_models",
             remedy=f"known: {', '.join(row.name for row in rows)}",
         )
+    for n in sizes:
+        _check_classes(train, classes, n)
     common = {
         "data": {name: list(data_hashes(stores).values()) for name, stores in (("train", train), ("test", test))},
         "classes": classes,
@@ -140,6 +143,22 @@ def compress(
             table.show()
         say(f"results and figures: {out}")
     return {"tables": [table.to_json() for table in tables]}
+
+
+def _check_classes(stores: Sequence[Path], classes: list[str] | None, n: int) -> None:
+    """The first jets of a store must be of every class: with files put one after another they are not."""
+    jets = load_jets(list(stores), classes=classes)
+    if jets.labels is None:
+        return
+    first = load_jets(list(stores), classes=classes, max_jets=n)
+    for label in np.unique(jets.truth):
+        if not (first.truth == label).any():
+            raise InputError(
+                f"the first {n} jets hold none of class {jets.classes[label]}",
+                file=stores[0],
+                field="n_jets",
+                remedy="give a store for each class, or one in which they are mixed",
+            )
 
 
 @dataclass(frozen=True)

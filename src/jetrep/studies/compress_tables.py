@@ -110,7 +110,10 @@ def write_results(cells: Sequence[Cell], out: Path, *, title: str, provenance: M
         suffix, on = ("", "") if len(stores) == 1 else (f"-{store}", f" on {store}")
         own = [number for number in numbers if number.store == store]
         at_full = [number for number in own if number.n_jets is None]
-        tables[f"reconstruction{suffix}"] = _reconstruction(at_full, f"{title}{on}: reconstruction")
+        exact = [cell.model for cell in cells if cell.content["stores"][store]["conserves"]]
+        tables[f"reconstruction{suffix}"] = _reconstruction(
+            at_full, f"{title}{on}: reconstruction", ", ".join(dict.fromkeys(exact))
+        )
         if any(number.table == "anomaly" for number in own):
             tables[f"anomaly{suffix}"] = _anomaly(at_full, f"{title}{on}: anomaly detection")
         _draw(tables[f"reconstruction{suffix}"], at_full, out, suffix)
@@ -151,7 +154,7 @@ def _models(numbers: Sequence[_Number]) -> list[str]:
     return [*own, *sorted(others, key=lambda name: others[name])]
 
 
-def _reconstruction(numbers: Sequence[_Number], title: str) -> ResultsTable:
+def _reconstruction(numbers: Sequence[_Number], title: str, exact: str) -> ResultsTable:
     reference = numbers[0].domain if numbers else ""
     results: dict[str, dict[str, dict[str, Measurement]]] = {}
     for model in _models(numbers):
@@ -165,7 +168,9 @@ def _reconstruction(numbers: Sequence[_Number], title: str) -> ResultsTable:
             if found is not None:
                 cells[heading] = found
         results.setdefault(model, {})[reference] = cells
-    notes = (f"numbers: real numbers kept of a jet; {REFERENCE_SIZE} is what 30 massless particles have",)
+    notes = [f"numbers: real numbers kept of a jet; {REFERENCE_SIZE} is what 30 massless particles have"]
+    if exact:
+        notes.append(f"scaled to the momentum kept of the jet, whose mass and momentum are exact by design: {exact}")
     return ResultsTable.collect(title, results, notes=notes)
 
 

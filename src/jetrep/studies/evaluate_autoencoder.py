@@ -242,6 +242,10 @@ def judge(
     if size != model.size:
         raise InputError(f"keeps {size} numbers, not {model.size}", field="size", remedy="report this as a bug")
     notes = [f"{size} real numbers are kept of a jet: {size / REFERENCE_SIZE:.1%} of {REFERENCE_SIZE}"]
+    if model.conserves:
+        notes.append(
+            "what comes out is scaled to the momentum kept of the jet, whose mass and momentum are exact by design"
+        )
     reference = next(iter(groups.tests))
     bars = {"n_bootstrap": n_bootstrap, "seed": seed}
 
@@ -276,7 +280,8 @@ def judge(
         validation = {name: reconstruct(m, groups.validation, quiet=quiet) for name, m in models.items()}
         rows, found = anomaly_tables(everything, validation, score, quiet=quiet, **bars)
         rule = (
-            f"score: {DISTANCES[score]}, as in the training; larger = more anomalous; chosen without labels",
+            f"score: {DISTANCES[score]}, the distance of momenta that the training loss is, or is nearest to; "
+            "larger = more anomalous; chosen without labels",
             f"decorrelated: quantile at equal mass among {len(groups.validation)} validation jets of "
             f"{groups.background}, every fourth in the order of the store, which are not in this table",
         )
@@ -294,6 +299,7 @@ def judge(
         Console(stderr=True, highlight=False).print(f"{notes[0]}\nresults and figures: {out}")
     sizes = {name: m.size for name, m in models.items() if name}
     summary = {"size": size, "rate": size / REFERENCE_SIZE, "score": score or None, "sizes": sizes}
+    summary["conserves"] = model.conserves
     return summary | {key: table.to_json() for key, table in tables.items()}
 
 

@@ -45,7 +45,7 @@ class Pretraining:
         features: particle features.
         encoder: architecture, also of the supervised and random baselines.
         objective: self-distillation.
-        optimizer: AdamW and its schedule.
+        optimizer: the optimiser and its schedule.
         epochs: passes over the unlabelled jets.
         batch_size: jets per step.
     """
@@ -63,7 +63,7 @@ class Finetuning:
     """Supervised training, as in `finetune`, alike for all taggers.
 
     Attributes:
-        optimizer: AdamW and its schedule.
+        optimizer: the optimiser and its schedule.
         epochs: passes over the labelled jets.
         patience: epochs without improvement before training stops.
         batch_size: jets per step.

@@ -56,12 +56,12 @@ def pretrain(
     the state from which the same command resumes if it was stopped.
 
     Args:
-        data: stores with the jets; labels, if any, are used by objectives that need them (supcon).
+        data: stores with the jets; labels are used by the objective that needs them, supcon, and by sampling by class.
         out: folder of the run.
         features: particle features and their standardisation.
         encoder: architecture.
         objective: what is learned; RINO's self-distillation between renormalisation-group views by default.
-        optimizer: AdamW and its schedule.
+        optimizer: the optimiser and its schedule.
         epochs: passes over the jets.
         steps: train for this many steps instead of a number of epochs.
         batch_size: jets per step, over all devices.
