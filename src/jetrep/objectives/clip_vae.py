@@ -37,7 +37,7 @@ from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.distributed import gather, rank, world_size
 from jetrep.objectives.hiding import normal_numbers
-from jetrep.objectives.monitors import alarms, feature_rank
+from jetrep.objectives.monitors import alarms, spread
 from jetrep.objectives.reconstruction_losses import assignment
 from jetrep.physics import fourvector as fv
 from jetrep.views.rg import subjets
@@ -329,7 +329,8 @@ class ClipVAE(Objective):
         found = (out.presence > 0).sum(1) - mask.sum(1)
         metrics["multiplicity_error"] = found.abs().float().mean()
         if (step + 1) % config.monitor_every == 0:
-            metrics |= _monitors(pooled[0].detach().float(), kl.detach())
+            metrics |= spread(pooled[0].detach())
+            metrics["active_latents"] = (kl.detach().mean(0) > 0.01).sum().float()
         return StepOutput(loss, {"loss": loss.detach(), **metrics})
 
     def _truth(self, batch: JetBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -360,15 +361,3 @@ class ClipVAE(Objective):
         if (x := metrics.get("loss_kl", math.inf)) < 0.1:
             found.append(f"the posterior has collapsed onto the prior: KL is {x:.2g} nats; lower beta")
         return found
-
-
-@torch.no_grad()
-def _monitors(representations: Tensor, kl: Tensor) -> dict[str, Tensor]:
-    """Of the jets of this rank: how many numbers of z are in use, rank and spread of representations."""
-    with torch.autocast(kl.device.type, enabled=False):
-        unit = F.normalize(representations, dim=-1)
-        return {
-            "active_latents": (kl.mean(0) > 0.01).sum().float(),
-            "feature_rank": feature_rank(representations).float(),
-            "cls_std": (unit - unit.mean(0)).square().sum(-1).mean().sqrt(),
-        }

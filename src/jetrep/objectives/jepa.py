@@ -25,7 +25,7 @@ from jetrep.features import Features
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput, follow
 from jetrep.objectives.hiding import check_fraction, hidden_particles, per_jet_weights, pt_ranks, survivors
-from jetrep.objectives.monitors import alarms, feature_rank
+from jetrep.objectives.monitors import alarms, feature_rank, spread
 from jetrep.objectives.schedules import cosine
 
 __all__ = ["Jepa", "JepaConfig"]
@@ -167,11 +167,7 @@ class Jepa(Objective):
 def _monitors(cls: Tensor, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Ranks of the teacher's CLS tokens and particle tokens, and spreads, of the jets of this rank."""
     with torch.autocast(cls.device.type, enabled=False):
-        unit = F.normalize(cls, dim=-1)
-        found = {
-            "feature_rank": feature_rank(cls).float(),
-            "cls_std": (unit - unit.mean(0)).square().sum(-1).mean().sqrt(),
-        }
+        found = spread(cls)
         if len(tokens):
             found["token_rank"] = feature_rank(tokens).float()
         if len(targets):

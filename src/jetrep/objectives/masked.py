@@ -17,7 +17,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from jetrep.encoders.base import Encoded, JetEncoder
 from jetrep.encoders.decoder import Decoder, DecoderConfig, SetTransformerConfig
@@ -35,7 +34,7 @@ from jetrep.objectives.hiding import (
     pt_ranks,
     survivors,
 )
-from jetrep.objectives.monitors import alarms, feature_rank
+from jetrep.objectives.monitors import alarms, spread
 from jetrep.objectives.targets import (
     ClusterTokens,
     FlowMatching,
@@ -252,7 +251,7 @@ class MaskedParticles(Objective):
             loss = loss + self.config.identity_weight * of_identity
         metrics["hidden"] = hidden.sum() / batch.mask.sum().clamp(min=1)
         if (step + 1) % self.config.monitor_every == 0:
-            metrics |= _monitors(encoded.cls.detach().float())
+            metrics |= spread(encoded.cls.detach().float())
         return StepOutput(loss, {"loss": loss.detach(), **metrics})
 
     def heads(self) -> dict[str, nn.Module]:
@@ -262,18 +261,4 @@ class MaskedParticles(Objective):
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         """Signs of collapse, of the representation or of the codes."""
-        found = alarms(metrics)
-        if 0 < (x := metrics.get("codebook_perplexity", torch.inf)) < 2:
-            found.append(f"all particles fall on the same codes: {x:.2f} of them are in effective use")
-        return found
-
-
-@torch.no_grad()
-def _monitors(cls: Tensor) -> dict[str, Tensor]:
-    """Rank and spread of the CLS tokens of the visible particles, of the jets of this rank."""
-    with torch.autocast(cls.device.type, enabled=False):
-        unit = F.normalize(cls, dim=-1)
-        return {
-            "feature_rank": feature_rank(cls).float(),
-            "cls_std": (unit - unit.mean(0)).square().sum(-1).mean().sqrt(),
-        }
+        return alarms(metrics)

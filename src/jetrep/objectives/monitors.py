@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["alarms", "collapse_monitors", "feature_rank"]
+__all__ = ["alarms", "collapse_monitors", "feature_rank", "spread"]
 
 
 def feature_rank(x: Tensor) -> Tensor:
@@ -29,6 +29,21 @@ def _perplexity(p: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def spread(representations: Tensor) -> dict[str, Tensor]:
+    """How far representations (m, d) of jets differ.
+
+    Returns:
+        ``feature_rank``: see there;
+        ``cls_std``: spread over jets of the unit representations, per component in units of 1/√d (0: constant; at
+        most about 1).
+    """
+    with torch.autocast(representations.device.type, enabled=False):
+        unit = F.normalize(representations.float(), dim=-1)
+        std = (unit - unit.mean(0)).square().sum(-1).mean().sqrt()
+        return {"feature_rank": feature_rank(representations).float(), "cls_std": std}
+
+
+@torch.no_grad()
 def collapse_monitors(logits: Tensor, temperature: float, representations: Tensor) -> dict[str, Tensor]:
     """What the teacher's outputs on one batch say about collapse.
 
@@ -40,17 +55,13 @@ def collapse_monitors(logits: Tensor, temperature: float, representations: Tenso
     Returns:
         ``teacher_entropy``: mean entropy of softmax(z/τ), over ln K (1: uniform, nothing is told apart);
         ``prototype_use``: effective number of prototypes in use, the perplexity of the mean of softmax(z/τ);
-        ``feature_rank``: see there;
-        ``cls_std``: spread over jets of the unit representations, per component in units of 1/√d (0: constant; at
-        most about 1).
+        and those of `spread`.
     """
     p = torch.softmax(logits.float() / temperature, -1)
-    unit = F.normalize(representations.float(), dim=-1)
     return {
         "teacher_entropy": torch.special.entr(p).sum(-1).mean() / math.log(max(2, p.shape[1])),
         "prototype_use": _perplexity(p.mean(0)),
-        "feature_rank": feature_rank(representations).float(),
-        "cls_std": (unit - unit.mean(0)).square().sum(-1).mean().sqrt(),
+        **spread(representations),
     }
 
 
@@ -69,7 +80,7 @@ def alarms(
     Args:
         metrics: values under the names of `collapse_monitors`.
         max_entropy: bound on ``teacher_entropy``.
-        min_prototypes: bound on ``prototype_use``.
+        min_prototypes: bound on ``prototype_use``, and on ``codebook_perplexity``, that of the codes of a tokeniser.
         min_rank: bound on ``feature_rank``.
         min_std: bound on ``cls_std``.
     """
@@ -78,6 +89,8 @@ def alarms(
         found.append(f"the teacher tells no jets apart: its outputs are uniform (entropy {x:.3f} of the maximum)")
     if (x := metrics.get("prototype_use", math.inf)) < min_prototypes:
         found.append(f"all jets fall on the same prototypes: {x:.2f} of them are in effective use")
+    if 0 < (x := metrics.get("codebook_perplexity", math.inf)) < min_prototypes:
+        found.append(f"all particles fall on the same codes: {x:.2f} of them are in effective use")
     if (x := metrics.get("feature_rank", math.inf)) < min_rank:
         found.append(f"representations have shrunk to {x:.2f} effective dimensions")
     if (x := metrics.get("cls_std", math.inf)) < min_std:

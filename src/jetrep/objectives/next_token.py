@@ -39,7 +39,7 @@ from jetrep.jets import JetBatch, Jets
 from jetrep.objectives.base import Objective, StepOutput
 from jetrep.objectives.distributed import all_sum, rank, world_size
 from jetrep.objectives.hiding import pt_ranks, survivors
-from jetrep.objectives.monitors import alarms, feature_rank
+from jetrep.objectives.monitors import alarms, spread
 from jetrep.objectives.quantizer import perplexity
 from jetrep.objectives.targets import columns_of
 from jetrep.objectives.tokenizer import TokenizerConfig, VQTokenizer
@@ -251,7 +251,7 @@ class NextToken(Objective):
                 "predicted_perplexity": torch.exp(torch.special.entr(logits.softmax(1).mean(0)).sum()),
             }
             if (step + 1) % self.config.monitor_every == 0:
-                metrics |= _monitors(pooled[-1].float())
+                metrics |= spread(pooled[-1].float())
         return StepOutput(loss, {name: x.detach() for name, x in metrics.items()})
 
     @torch.no_grad()
@@ -323,18 +323,4 @@ class NextToken(Objective):
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         """Signs of collapse, of the representation or of the codes."""
-        found = alarms(metrics)
-        if 0 < (x := metrics.get("codebook_perplexity", torch.inf)) < 2:
-            found.append(f"all particles fall on the same codes: {x:.2f} of them are in effective use")
-        return found
-
-
-@torch.no_grad()
-def _monitors(representations: Tensor) -> dict[str, Tensor]:
-    """Rank and spread of the representations of the longest prefixes, of the jets of this rank."""
-    with torch.autocast(representations.device.type, enabled=False):
-        unit = F.normalize(representations, dim=-1)
-        return {
-            "feature_rank": feature_rank(representations).float(),
-            "cls_std": (unit - unit.mean(0)).square().sum(-1).mean().sqrt(),
-        }
+        return alarms(metrics)
