@@ -258,7 +258,7 @@ def combine_measurements(parts: Sequence[Measurement]) -> Measurement:
     if len(parts) == 1:
         return parts[0]
     values = np.array([m.value for m in parts])
-    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    mean, spread = float(values.mean()), float(values.std(ddof=1)) if np.ptp(values) else 0.0
     counts = [m.n for m in parts if m.n is not None]
     n = min(counts) if counts else None
     if any(m.limit for m in parts):
