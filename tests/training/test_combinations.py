@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
 from jetrep.cli import main
-from jetrep.encoders.build import KINDS
+from jetrep.encoders.build import KINDS, build_encoder
 from jetrep.errors import InputError
-from jetrep.features import FeatureConfig
+from jetrep.features import FeatureConfig, Features
 from jetrep.jets.columns import particle_types
 from jetrep.objectives.build import OBJECTIVES
 from jetrep.objectives.contrastive_config import JetCLRConfig, SupConConfig
@@ -55,6 +56,21 @@ def test_every_encoder_learns_from_every_objective(store, tmp_path, encoder, obj
     assert model.config.encoder.kind == encoder
     assert model.config.encoder.width == 8
     assert model.embed(prong_jets(8, seed=1)).shape[0] == 8
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_encoder_takes_a_view_without_jets_beside_one_with_some(kind):
+    """As when no jet of a batch has particles enough for a number of subjets."""
+    features = Features(FeatureConfig())
+    torch.manual_seed(0)
+    encoder = build_encoder(KINDS[kind](), len(features.names)).eval()
+    view = features(prong_jets(3).leading(8).batch())
+    with torch.no_grad():
+        none, some = encoder([view.jets(torch.arange(0)), view])
+        (alone,) = encoder([view])
+    assert none.cls.shape == (0, encoder.width)
+    assert none.tokens.shape == (0, 8, encoder.width)
+    torch.testing.assert_close(some.cls, alone.cls)
 
 
 def test_all_kinds_are_among_the_combinations():

@@ -50,7 +50,7 @@ class Encoded:
         if not self._complete:
             raise RuntimeError("only the CLS and chosen tokens were computed: call the encoder without `chosen`")
         rows = self._packed.index_select(0, self._particle_rows.flatten())
-        return rows.view(*self.mask.shape, -1).masked_fill(~self.mask.unsqueeze(-1), 0.0)
+        return rows.view(*self.mask.shape, rows.shape[1]).masked_fill(~self.mask.unsqueeze(-1), 0.0)
 
     def at(self, chosen: Tensor) -> Tensor:
         """(m, width) tokens of the ``chosen`` (batch, n) real particles, jet by jet."""

@@ -182,7 +182,7 @@ class _View:
     def unpack(self, packed: Tensor) -> Tensor:
         """The particles of this view among those of all: (T, d) → (batch, n, d), zero where padded."""
         flat = packed.new_zeros(self.mask.numel(), packed.shape[1]).index_copy(0, self.real, packed[self.rows])
-        return flat.view(*self.mask.shape, -1)
+        return flat.view(*self.mask.shape, packed.shape[1])
 
     def neighbours(self, points: Tensor, k: int, angles: bool) -> Tensor:
         """(particles, k) rows of the neighbours among the particles of all views, −1 for none."""
