@@ -107,10 +107,10 @@ def test_rotation_angles_are_uniform():
 
 
 @settings(deadline=None, max_examples=40)
-@given(COUNTS, SEEDS, st.sampled_from([0.0, 0.5, 1.0, 20.0]))
+@given(COUNTS, SEEDS, st.sampled_from([0.0, 0.5, 1.0, 5.0]))
 def test_translation_is_one_shift_within_the_extent(counts, seed, width):
     batch = massive(counts, seed)
-    view = translate(batch, generator(seed), width=width)
+    view = translate(batch, generator(seed), width=width)  # |η| beyond some 20 is not told from the beam
     assert_clean(view)
     assert torch.equal(view.jet_p4, batch.jet_p4)
     torch.testing.assert_close(fv.pt(view.p4), fv.pt(batch.p4), rtol=1e-5, atol=1e-6)
