@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from jetrep.encoders.linear_autoencoders import HardestParticles, LinearLorentz
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
 from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzDecoderConfig
 from jetrep.errors import InputError
-from jetrep.evaluation.latent import correlations, latent_quantities, mass_spectra, signed_mass
+from jetrep.evaluation.latent import correlations, latent_quantities, mahalanobis, mass_spectra, signed_mass
 from jetrep.physics.lorentz import minkowski
 from lorentz_jets import jets_of, observers, seen_by
 
@@ -69,3 +70,43 @@ def test_spectra_hold_every_jet_of_every_class():
     centre = 0.5 * (edges[1:] + edges[:-1])
     assert np.average(centre, weights=counts["top"]) == pytest.approx(np.sqrt(3e4), rel=0.02)
     assert mass_spectra({"qcd": {"z1": rng.normal(size=5)}}) == {}
+
+
+def test_distances_of_normal_numbers_are_chi_squared():
+    """Whatever their scale, units and correlations are."""
+    rng = np.random.default_rng(0)
+    mix, shift = rng.normal(size=(5, 5)) * [1, 10, 1e-3, 1e4, 1], rng.normal(size=5)
+    known, same, far = (rng.normal(size=(4000, 5)) @ mix + shift for _ in range(3))
+    own, others = mahalanobis(known, {"same": same, "far": far + 3 * mix[0]})
+    assert own.mean() == pytest.approx(5, rel=0.05)
+    assert others["same"].mean() == pytest.approx(5, rel=0.05)
+    assert others["far"].mean() == pytest.approx(5 + 9, rel=0.05)
+
+
+def test_known_jets_are_judged_by_others():
+    """With fewer jets than quantities, a jet that the covariance has seen would look closer than it is."""
+    rng = np.random.default_rng(0)
+    known, same = rng.normal(size=(60, 40)), rng.normal(size=(2000, 40))
+    own, others = mahalanobis(known, {"same": same})
+    assert own.mean() == pytest.approx(others["same"].mean(), rel=0.1)
+    # A quantity that is the same for all says nothing.
+    more = [np.concatenate([x, np.full((len(x), 1), 7.0)], 1) for x in (known, same)]
+    assert np.corrcoef(mahalanobis(more[0], {"same": more[1]})[1]["same"], others["same"])[0, 1] > 0.999
+    with pytest.raises(InputError, match="no covariance"):
+        mahalanobis(known[:3], {})
+
+
+@pytest.mark.parametrize("model", [tiny(), LinearLorentz(3, 6), HardestParticles(3, 6)], ids=lambda m: type(m).__name__)
+def test_what_describes_a_jet_does_not_know_its_direction(model):
+    p4, mask = jets_of([3, 6, 5, 4])
+    turned = p4.clone()
+    turned[..., 1], turned[..., 2] = -p4[..., 2], p4[..., 1]
+    # Along the beam, the hardest particles know the transverse momentum alone.
+    others = [turned] if isinstance(model, HardestParticles) else [turned, seen_by(observers(4, 3.0), p4)]
+    with torch.no_grad():
+        described, *moved = (model.describe(model.encode(x, mask)) for x in (p4, *others))
+        assert (described.std(0) > 0).any()
+        for other in moved:
+            torch.testing.assert_close(other, described, rtol=1e-4, atol=1e-4)
+        # All of it comes of the numbers: jets differ in it.
+        assert not torch.allclose(described[0], described[1], rtol=1e-2)

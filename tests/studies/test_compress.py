@@ -76,6 +76,15 @@ def test_tables_are_means_over_seeds(made):
     assert any("exact by design: LGAE 24" in note for note in table.notes)
     anomaly = ResultsTable.load(made["out"] / "anomaly.json")
     assert {"LGAE 24", "LGAE 24, decorrelated", "jet mass", "multiplicity"} <= set(anomaly.methods)
+    assert {"LGAE 24, latent", "LGAE 24, latent, decorrelated", "5 linear vectors, latent"} <= set(anomaly.methods)
+    scores = ResultsTable.load(made["out"] / "scores.json")
+    score, latent = (scores.cells["LGAE 24", "", name].value for name in ("Hungarian", "latent Mahalanobis"))
+    assert score == anomaly.cells["LGAE 24", "top", "auc"].value
+    assert latent == anomaly.cells["LGAE 24, latent", "top", "auc"].value
+    residuals = ResultsTable.load(made["out"] / "residuals.json")
+    assert {"particle pT: median", "particle φ: IQR", "jet η: IQR"} <= set(residuals.metrics)
+    # Pixels are no particles.
+    assert ("CNNAE", "qcd", "particle pT: median") not in residuals.cells
 
 
 def test_a_finished_study_is_not_computed_again_and_other_settings_are_refused(made, capsys):

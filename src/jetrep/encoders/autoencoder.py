@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -98,6 +99,8 @@ class Autoencoder(nn.Module, ABC):
     """
 
     encoder: JetEncoder
+    n_momentum: ClassVar[int] = 0
+    """How many numbers, the first ones, are the momentum of the jet."""
 
     @property
     def symmetries(self) -> frozenset[Symmetry]:
@@ -130,6 +133,15 @@ class Autoencoder(nn.Module, ABC):
         Raises:
             InputError: if the numbers are not (batch, size).
         """
+
+    def describe(self, numbers: Tensor) -> Tensor:
+        """What the numbers say of a jet beside its momentum, to compare jets by: (batch, k) float64.
+
+        Args:
+            numbers: (batch, size) what `encode` gives.
+        """
+        self.check(numbers)
+        return numbers[:, self.n_momentum :].double()
 
     def check(self, numbers: Tensor) -> None:
         """Refuse what is no output of `encode`.

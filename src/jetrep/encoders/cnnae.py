@@ -216,6 +216,8 @@ class ImageAutoencoder(Autoencoder):
         n_particles: not used, pixels are the slots.
     """
 
+    n_momentum = 3
+
     def __init__(self, encoder: ImageEncoder, n_particles: int = 0) -> None:
         super().__init__()
         config = encoder.config

@@ -218,6 +218,8 @@ class GraphAutoencoder(Autoencoder):
         n_particles: slots.
     """
 
+    n_momentum = 3
+
     def __init__(self, encoder: GraphEncoder, n_particles: int) -> None:
         super().__init__()
         at_least(1, n_particles=n_particles)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from jetrep.encoders.autoencoder import Autoencoder, InLaboratory
 from jetrep.encoders.base import Symmetry
-from jetrep.encoders.relative import counted, hardest, momenta_of, pt_eta_phi
+from jetrep.encoders.lorentz import gram_invariants
+from jetrep.encoders.relative import counted, hardest, momenta_of, pt_eta_phi, relative
 from jetrep.errors import InputError, at_least
 from jetrep.physics.lorentz import RestFrame
 
@@ -57,8 +58,17 @@ class HardestParticles(Autoencoder):
     def decode(self, numbers: Tensor) -> InLaboratory:
         """Numbers → particles."""
         self.check(numbers)
+        return InLaboratory(*self._particles(numbers))
+
+    def describe(self, numbers: Tensor) -> Tensor:
+        """(batch, size) float64: share of pT, Δη and Δφ of the particles, from the axis of those that are kept."""
+        self.check(numbers)
+        presence, momenta = self._particles(numbers)
+        return relative(momenta, presence > 0)[1][:, : self.k].flatten(1)
+
+    def _particles(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         kept = torch.nn.functional.pad(numbers.view(-1, self.k, 3), (0, 0, 0, self.n_particles - self.k))
-        return InLaboratory(torch.where(kept[..., 0] > 0, 1.0, -1.0), momenta_of(kept))
+        return torch.where(kept[..., 0] > 0, 1.0, -1.0), momenta_of(kept)
 
 
 class LinearLorentz(Autoencoder):
@@ -135,6 +145,12 @@ class LinearLorentz(Autoencoder):
         slots, real, _ = self._slots(p4, mask)
         vectors = self.coefficients.double().mT @ slots
         return torch.cat([real.sum(1, keepdim=True).double(), vectors.flatten(1)], 1)
+
+    def describe(self, numbers: Tensor) -> Tensor:
+        """The multiplicity, and the products of the vectors in GeV², compressed by a logarithm."""
+        self.check(numbers)
+        vectors = numbers[:, 1:].double().reshape(-1, self.n_vectors, 4)
+        return torch.cat([numbers[:, :1].double(), gram_invariants(vectors.mT)], 1)
 
     def decode(self, numbers: Tensor) -> InLaboratory:
         """Numbers → particles."""

@@ -265,6 +265,14 @@ class LorentzAutoencoder(Autoencoder):
         """The latent as numbers: (batch, size) float64."""
         return self.latent(p4, mask).numbers()
 
+    def describe(self, numbers: Tensor) -> Tensor:
+        """The scalars, ln(1 + m), and the products of the vectors and of the jet's velocity with each other."""
+        latent = LorentzLatent.of(numbers, self.n_scalars, self.n_vectors)
+        others = latent.at_rest.double().mT
+        jet = rest_velocity(others).view(1, 4, 1).expand(len(others), -1, -1)
+        products = gram_invariants(torch.cat([jet, others], -1))[:, 1:]  # without u·u
+        return torch.cat([latent.scalars.double(), torch.log1p(latent.jet[:, :1]), products], 1)
+
     def decode(self, numbers: Tensor) -> InRestFrame:
         """Numbers → particles."""
         reconstruction: InRestFrame = self.decoder(LorentzLatent.of(numbers, self.n_scalars, self.n_vectors))

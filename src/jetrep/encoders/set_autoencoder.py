@@ -31,6 +31,8 @@ class SetAutoencoder(Autoencoder):
         InputError: if the features are not of the four-momenta alone.
     """
 
+    n_momentum = 3
+
     def __init__(
         self,
         encoder: JetEncoder,

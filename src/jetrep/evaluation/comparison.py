@@ -70,6 +70,7 @@ class Comparison:
             for images, whose pixels are no particles.
         distances: (n_jets,) distance between jet and reconstruction by several measures, see `scores.distances`.
         numbers: (n_jets, size) what was stored of each jet; empty if unknown.
+        described: (n_jets, k) what that says of the jet, see `Autoencoder.describe`; empty if unknown.
     """
 
     true: Set
@@ -77,6 +78,7 @@ class Comparison:
     pairs: NDArray[np.int64] | None
     distances: Mapping[str, NDArray[np.float64]]
     numbers: NDArray[np.float64]
+    described: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.true.p4)
@@ -112,6 +114,7 @@ def compare(
     match: bool = True,
     distances: Mapping[str, NDArray[np.float64]] | None = None,
     numbers: NDArray[np.float64] | None = None,
+    described: NDArray[np.float64] | None = None,
     n_images: int = 8,
 ) -> Comparison:
     """Jets beside their reconstructions.
@@ -124,6 +127,7 @@ def compare(
         match: pair particles, by the assignment with the smallest sum of Euclidean distances in `relative`.
         distances: `Comparison.distances`.
         numbers: `Comparison.numbers`.
+        described: `Comparison.described`.
         n_images: images of single jets that are kept.
 
     Raises:
@@ -143,9 +147,9 @@ def compare(
         for p4, mask, particles in zip((true, other), (true_mask, other_mask), coordinates, strict=True)
     ]
     pairs = _matched(sets[0], sets[1]) if match else None
-    return Comparison(
-        sets[0], sets[1], pairs, distances or {}, np.zeros((len(true), 0)) if numbers is None else numbers
-    )
+    nothing = np.zeros((len(true), 0))
+    kept = (nothing if array is None else array for array in (numbers, described))
+    return Comparison(sets[0], sets[1], pairs, distances or {}, *kept)
 
 
 def _set(
@@ -220,6 +224,7 @@ def reconstruct(
                     match=not isinstance(decoded, JetImages),
                     distances={name: values.double().cpu().numpy() for name, values in found.items()},
                     numbers=numbers.double().cpu().numpy(),
+                    described=model.describe(numbers).cpu().numpy(),
                 )
             )
             bar.update(len(batch))
@@ -248,4 +253,5 @@ def _joined(parts: Sequence[Comparison]) -> Comparison:
         np.concatenate(pairs) if pairs else None,
         {name: np.concatenate([part.distances[name] for part in parts]) for name in parts[0].distances},
         np.concatenate([part.numbers for part in parts]),
+        np.concatenate([part.described for part in parts]),
     )

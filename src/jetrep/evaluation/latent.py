@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
+from sklearn.preprocessing import StandardScaler
 
 from jetrep.encoders.autoencoder import Autoencoder
 from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzLatent
@@ -15,7 +17,14 @@ from jetrep.errors import InputError, at_least
 from jetrep.physics.lorentz import minkowski
 from jetrep.report import binning
 
-__all__ = ["Correlations", "correlations", "latent_quantities", "mass_spectra", "signed_mass"]
+__all__ = [
+    "Correlations",
+    "correlations",
+    "latent_quantities",
+    "mahalanobis",
+    "mass_spectra",
+    "signed_mass",
+]
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,39 @@ def latent_quantities(model: Autoencoder, numbers: NDArray[np.float64]) -> dict[
             name = f"z{a + 1}²" if a == b else f"z{a + 1}·z{b + 1}"
             found[name] = minkowski(at_rest[:, a], at_rest[:, b]).numpy()
     return found
+
+
+def mahalanobis(
+    known: NDArray[np.float64], others: Mapping[str, NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """How far jets lie from background jets in the latent: squared Mahalanobis distances.
+
+    The covariance is that of standardised quantities, shrunk as by Ledoit and Wolf (2004), once for each half of the
+    known jets. These are judged by the half that they are not in, the others by the mean of both.
+
+    Args:
+        known: (n_known, k) of background jets, such as `Autoencoder.describe` gives.
+        others: (n_jets, k) of other jets, by class.
+
+    Returns:
+        (n_known,), and (n_jets,) by class.
+
+    Raises:
+        InputError: if there are fewer than four known jets.
+    """
+    if len(known) < 4:
+        raise InputError(f"{len(known)} jets have no covariance", field="jets", remedy="give four or more")
+    half = np.arange(len(known)) % 2
+    scales = [StandardScaler().fit(known[half == k]) for k in (0, 1)]
+    fits = [LedoitWolf().fit(scale.transform(known[half == k])) for k, scale in enumerate(scales)]
+
+    def distance(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+        return np.asarray(fits[k].mahalanobis(scales[k].transform(x)), np.float64)
+
+    own = np.empty(len(known))
+    for k in (0, 1):
+        own[half == k] = distance(known[half == k], 1 - k)
+    return own, {name: 0.5 * (distance(x, 0) + distance(x, 1)) for name, x in others.items()}
 
 
 def signed_mass(square: NDArray[np.float64]) -> NDArray[np.float64]:

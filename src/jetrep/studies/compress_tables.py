@@ -14,6 +14,7 @@ from jetrep.evaluation.tagging import combine_measurements
 from jetrep.report.files import replacing
 from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
+from jetrep.studies.anomalies import LATENT
 from jetrep.studies.environment import environment
 from jetrep.studies.evaluate_autoencoder import REFERENCE_SIZE
 
@@ -31,6 +32,13 @@ _RECONSTRUCTION = {
     "FPD": ("distances", "FPD", "distance"),
     "KPD": ("distances", "KPD", "distance"),
 }
+_RESIDUALS = {
+    f"{what} {name}: {metric}": ("reconstruction", f"{what} {name}, relative", metric)
+    for what, names in (("particle", ("pT", "η", "φ")), ("jet", ("mass", "pT", "η", "φ")))
+    for name in names
+    for metric in ("median", "IQR")
+}
+_FLAT, _ALONE = ", decorrelated", ("jet mass", "multiplicity")
 _MASS, _PARTICLES = "jet mass: median |r|", "pT / jet pT: IQR"
 _CURVES = {
     _MASS: ("mass", r"Median $|\delta m / m|$ of jets"),
@@ -111,11 +119,20 @@ def write_results(cells: Sequence[Cell], out: Path, *, title: str, provenance: M
         own = [number for number in numbers if number.store == store]
         at_full = [number for number in own if number.n_jets is None]
         exact = [cell.model for cell in cells if cell.content["stores"][store]["conserves"]]
-        tables[f"reconstruction{suffix}"] = _reconstruction(
-            at_full, f"{title}{on}: reconstruction", ", ".join(dict.fromkeys(exact))
-        )
+        notes = [f"numbers: real numbers kept of a jet; {REFERENCE_SIZE} is what 30 massless particles have"]
+        if exact:
+            names = ", ".join(dict.fromkeys(exact))
+            notes.append(
+                f"scaled to the momentum kept of the jet, whose mass and momentum are exact by design: {names}"
+            )
+        for name, columns, what in (
+            ("reconstruction", _RECONSTRUCTION, "reconstruction"),
+            ("residuals", _RESIDUALS, "residuals, (reconstructed − true)/true"),
+        ):
+            tables[f"{name}{suffix}"] = _reconstruction(at_full, columns, f"{title}{on}: {what}", notes)
         if any(number.table == "anomaly" for number in own):
             tables[f"anomaly{suffix}"] = _anomaly(at_full, f"{title}{on}: anomaly detection")
+            tables[f"scores{suffix}"] = _all_scores(at_full, f"{title}{on}: all scores, all signals together")
         _draw(tables[f"reconstruction{suffix}"], at_full, out, suffix)
         if any(number.n_jets for number in own):
             sizes = {cell.n_jets: int(cell.content["n_jets"]) for cell in cells}
@@ -154,7 +171,9 @@ def _models(numbers: Sequence[_Number]) -> list[str]:
     return [*own, *sorted(others, key=lambda name: others[name])]
 
 
-def _reconstruction(numbers: Sequence[_Number], title: str, exact: str) -> ResultsTable:
+def _reconstruction(
+    numbers: Sequence[_Number], columns: Mapping[str, tuple[str, str, str]], title: str, notes: Sequence[str]
+) -> ResultsTable:
     reference = numbers[0].domain if numbers else ""
     results: dict[str, dict[str, dict[str, Measurement]]] = {}
     for model in _models(numbers):
@@ -163,45 +182,70 @@ def _reconstruction(numbers: Sequence[_Number], title: str, exact: str) -> Resul
             continue
         size = float(own[0].size)
         cells = {"numbers": Measurement(size, 0.0, size, size)}
-        for heading, key in _RECONSTRUCTION.items():
+        for heading, key in columns.items():
             found = _mean([n for n in own if (n.table, n.row, n.metric) == key])
             if found is not None:
                 cells[heading] = found
         results.setdefault(model, {})[reference] = cells
-    notes = [f"numbers: real numbers kept of a jet; {REFERENCE_SIZE} is what 30 massless particles have"]
-    if exact:
-        notes.append(f"scaled to the momentum kept of the jet, whose mass and momentum are exact by design: {exact}")
     return ResultsTable.collect(title, results, notes=notes)
 
 
 def _anomaly(numbers: Sequence[_Number], title: str) -> ResultsTable:
-    """The score of each model and baseline, as it is and decorrelated; mass and multiplicity once."""
+    """The score of each model and baseline and its distance in the latent, as they are and decorrelated; mass and
+    multiplicity once.
+    """
     results: dict[str, dict[str, dict[str, Measurement]]] = {}
-    scores = [n for n in numbers if n.table == "anomaly"]
-    for model in _models(scores):
-        for row in dict.fromkeys(n.row for n in scores if n.model == model):
-            flat = row.endswith(", decorrelated")
-            plain = row.removesuffix(", decorrelated")
-            alone = plain in ("jet mass", "multiplicity")
-            if not (alone or "(score)" in plain or any(n.model != n.of for n in scores if n.model == model)):
-                continue  # other distances of a model are in the Parquet file
-            name = (plain if alone else model) + (", decorrelated" if flat else "")
-            if name in results:
-                continue
-            found = [n for n in scores if n.model == model and n.row == row]
-            for domain in dict.fromkeys(n.domain for n in found):
-                cells = results.setdefault(name, {}).setdefault(domain, {})
-                for metric in dict.fromkeys(n.metric for n in found):
-                    mean = _mean([n for n in found if (n.domain, n.metric) == (domain, metric)])
-                    if mean is not None:
-                        cells[metric] = mean
-    last = [name for name in results if name.startswith(("jet mass", "multiplicity"))]
+    for model, row, found in _scores(numbers):
+        flat = row.endswith(_FLAT)
+        plain = row.removesuffix(_FLAT)
+        if plain in _ALONE:
+            name = plain
+        elif plain == LATENT:
+            name = f"{model}, latent"
+        elif "(score)" in plain or found[0].model != found[0].of:
+            name = model
+        else:
+            continue  # another distance of a model
+        for domain in dict.fromkeys(n.domain for n in found):
+            for metric in dict.fromkeys(n.metric for n in found):
+                mean = _mean([n for n in found if (n.domain, n.metric) == (domain, metric)])
+                if mean is not None:
+                    results.setdefault(name + flat * _FLAT, {}).setdefault(domain, {}).setdefault(metric, mean)
+    last = [name for name in results if name.startswith(_ALONE)]
     ordered = {name: results[name] for name in (*(n for n in results if n not in last), *last)}
     notes = (
-        "score: the distance that the model was trained on, larger = more anomalous; decorrelated: its quantile among "
-        "background jets of equal mass; equal mass: signal jets weighted to the masses of the background",
+        "score: the distance that the model was trained on, larger = more anomalous; latent: distance from background "
+        "jets in what is kept; decorrelated: quantile among background jets of equal mass; equal mass: signal jets "
+        "weighted to the masses of the background",
     )
     return ResultsTable.collect(title, ordered, notes=notes)
+
+
+def _scores(numbers: Sequence[_Number]) -> Iterator[tuple[str, str, list[_Number]]]:
+    """Model, name of the score, and its numbers."""
+    scores = [n for n in numbers if n.table == "anomaly"]
+    for model in _models(scores):
+        own = [n for n in scores if n.model == model]
+        for row in dict.fromkeys(n.row for n in own):
+            yield model, row, [n for n in own if n.row == row]
+
+
+def _all_scores(numbers: Sequence[_Number], title: str) -> ResultsTable:
+    """AUC of every distance of every model, of all signals together, as it is and at equal mass."""
+    results: dict[str, dict[str, dict[str, Measurement]]] = {}
+    for model, row, found in _scores(numbers):
+        if row.endswith(_FLAT) or row in _ALONE:
+            continue
+        name = row.replace(" (score)", "")
+        for metric, heading in (("auc", name), ("auc at equal mass", f"{name}, equal mass")):
+            # One signal alone is all there are.
+            domains = {n.domain for n in found}
+            domain = "combined" if "combined" in domains else next(iter(domains))
+            mean = _mean([n for n in found if (n.domain, n.metric) == (domain, metric)])
+            if mean is not None:
+                results.setdefault(model, {}).setdefault("", {})[heading] = mean
+    notes = ("no score is chosen by this table: that of each model is the distance that it was trained on",)
+    return ResultsTable.collect(title, results, notes=notes)
 
 
 def _costs(cells: Sequence[Cell], title: str) -> ResultsTable:

@@ -15,14 +15,6 @@ from rich.console import Console
 from jetrep.encoders.autoencoder import Autoencoder
 from jetrep.encoders.linear_autoencoders import HardestParticles, LinearLorentz
 from jetrep.errors import InputError
-from jetrep.evaluation.anomaly import (
-    BACKGROUND_RATES,
-    AnomalySample,
-    anomaly_metrics,
-    decorrelate,
-    mass_sculpting,
-    neighbours,
-)
 from jetrep.evaluation.comparison import FEATURES, Comparison, reconstruct
 from jetrep.evaluation.distances import distribution_distances
 from jetrep.evaluation.latent import correlations, latent_quantities, mass_spectra
@@ -30,23 +22,22 @@ from jetrep.evaluation.reconstruction import residuals
 from jetrep.evaluation.scores import DISTANCES
 from jetrep.jets import Jets
 from jetrep.physics import fourvector as fv
-from jetrep.progress import progress
 from jetrep.report.files import replacing
 from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
+from jetrep.studies.anomalies import LATENT, anomaly_tables, score_of
 from jetrep.studies.environment import environment
 from jetrep.training.autoencoders import load_autoencoder
 from jetrep.training.checkpoint import model_record
 from jetrep.training.data import data_hashes, load_jets
 
-__all__ = ["REFERENCE_SIZE", "Groups", "anomaly_tables", "baselines", "evaluate_autoencoder", "grouped", "judge"]
+__all__ = ["REFERENCE_SIZE", "Groups", "baselines", "evaluate_autoencoder", "grouped", "judge"]
 
 REFERENCE_SIZE = 90
 """Numbers of a jet of 30 particles, three for each, to which rates of compression refer."""
 
 _VALIDATION = 4  # every fourth jet of the background
 _MIN_DISTRIBUTION = 40
-_SCORES = {"mixture": "hungarian", "sinkhorn": "emd", "sliced": "emd"}
 
 
 @dataclass(frozen=True)
@@ -276,12 +267,13 @@ def judge(
     score = ""
     rows: dict[str, NDArray[np.float64]] = {}
     if groups.validation is not None:
-        score = _score_of(loss, own[reference])
+        score = score_of(loss, own[reference])
         validation = {name: reconstruct(m, groups.validation, quiet=quiet) for name, m in models.items()}
         rows, found = anomaly_tables(everything, validation, score, quiet=quiet, **bars)
         rule = (
             f"score: {DISTANCES[score]}, the distance of momenta that the training loss is, or is nearest to; "
-            "larger = more anomalous; chosen without labels",
+            "larger = more anomalous; chosen without labels; the others stand beside it",
+            f"{LATENT}: distance of what is kept of a jet from the same of background jets",
             f"decorrelated: quantile at equal mass among {len(groups.validation)} validation jets of "
             f"{groups.background}, every fourth in the order of the store, which are not in this table",
         )
@@ -311,73 +303,6 @@ def _unmatched(comparisons: Mapping[str, Comparison]) -> list[str]:
         if c.pairs is not None
         for lost, invented in [c.unmatched]
     ]
-
-
-def _score_of(loss: str | None, comparison: Comparison) -> str:
-    """The distance that a loss is, or comes nearest to: images by their pixels, the others Chamfer if unknown."""
-    wanted = "image" if comparison.pairs is None else _SCORES.get(loss or "", loss or "chamfer")
-    return wanted if wanted in comparison.distances else "chamfer"
-
-
-def anomaly_tables(
-    models: Mapping[str, Mapping[str, Comparison]],
-    validation: Mapping[str, Comparison],
-    score: str,
-    *,
-    n_bootstrap: int = 200,
-    seed: int = 0,
-    quiet: bool = True,
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, dict[str, dict[str, dict[str, Measurement]]]]]:
-    """All scores as they are and decorrelated from the mass: of the model, of baselines, mass and multiplicity.
-
-    Args:
-        models: by name ("" for the model itself) and class, the background first.
-        validation: by the same names, validation jets of the background.
-        score: the distance that counts; others of the model stand beside it.
-        n_bootstrap: number of resamples.
-        seed: seed of the resamples.
-        quiet: show no progress.
-
-    Returns:
-        Scores (n_jets,) of the jets of all classes by row; and by table ("anomaly", "decorrelation"), row, domain and
-        metric the measurements.
-    """
-    kinds = list(models[""])
-    counts = [len(models[""][kind]) for kind in kinds]
-    mass = _of_all(models[""], lambda c: fv.mass(c.true.p4))
-    sample = AnomalySample(np.repeat(np.arange(len(kinds)) - 1, counts), mass, tuple(kinds[1:]))
-    known_mass = fv.mass(validation[""].true.p4)
-    scores: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-    for name, comparisons in models.items():
-        for distance in validation[name].distances if not name else (score,):
-            if distance not in validation[name].distances:
-                continue
-            row = f"{DISTANCES[distance]}{' (score)' if distance == score and not name else ''}"
-            found = _of_all(comparisons, lambda c, d=distance: c.distances[d])
-            scores[f"{row}, {name}" if name else row] = found, validation[name].distances[distance]
-    scores["jet mass"] = mass, known_mass
-    counted = _of_all(models[""], lambda c: c.true.counts.astype(np.float64))
-    scores["multiplicity"] = counted, validation[""].true.counts.astype(np.float64)
-    # Beyond one in as many jets as a quantile rests on, a quantile knows nothing.
-    rates = [rate for rate in BACKGROUND_RATES if rate * neighbours(len(known_mass)) >= 1]
-    rows: dict[str, NDArray[np.float64]] = {}
-    tables: dict[str, dict[str, dict[str, dict[str, Measurement]]]] = {"anomaly": {}, "decorrelation": {}}
-    for name, (values, known) in progress(scores.items(), description="anomalies", unit="score", quiet=quiet):
-        flat = decorrelate(values, mass, known, known_mass)
-        for row, found, at in ((name, values, BACKGROUND_RATES), (f"{name}, decorrelated", flat, rates)):
-            rows[row] = found
-            tables["anomaly"][row] = anomaly_metrics(
-                found, sample, background_rates=at, n_bootstrap=n_bootstrap, seed=seed
-            )
-            background = sample.signal < 0
-            sculpted = mass_sculpting(found[background], mass[background], n_bootstrap=n_bootstrap, seed=seed)
-            if sculpted:
-                tables["decorrelation"][row] = {kinds[0]: sculpted}
-    return rows, tables
-
-
-def _of_all(comparisons: Mapping[str, Comparison], function: Any) -> NDArray[np.float64]:
-    return np.concatenate([function(c) for c in comparisons.values()])
 
 
 def _latent(
