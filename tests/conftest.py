@@ -4,6 +4,7 @@ import os
 
 # Before torch is loaded: see jetrep.cli.main.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from pathlib import Path
 

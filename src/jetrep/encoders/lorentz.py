@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -233,6 +233,10 @@ class LorentzEncoder(JetEncoder):
         known = torch.cat([pooled_s, torch.asinh(energies), gram_invariants(pooled_v)], -1)
         cls = self.fc2(F.gelu(self.fc1(known)))
         return x.s, cls * mask.any(1, keepdim=True), pooled_v
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `at_rest`, with these settings of ``torch.compile``; the rest frame is found in float64 before."""
+        self.at_rest = torch.compile(self.at_rest, *args, **kwargs)  # type: ignore[method-assign]
 
     def _momenta(self, momenta: Tensor, mass: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """First scalars and vectors of the particles, for the weighting "count"."""

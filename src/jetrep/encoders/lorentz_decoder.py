@@ -14,7 +14,7 @@ A second output says which slots are particles: without it the multiplicity woul
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -184,6 +184,10 @@ class LorentzDecoder(nn.Module):
         x = self.stack(s, self.embed_v(v), p, u, mask)
         momenta, presence = self._physical(p + self.refine(x.v).squeeze(-1) / n), self.presence(x.s).squeeze(-1)
         return self._conserved(momenta, presence) if self.config.conserve else momenta, presence
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `at_rest`, with these settings of ``torch.compile``."""
+        self.at_rest = torch.compile(self.at_rest, *args, **kwargs)  # type: ignore[method-assign]
 
     @staticmethod
     def _conserved(p: Tensor, presence: Tensor) -> Tensor:

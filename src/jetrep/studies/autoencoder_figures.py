@@ -71,7 +71,8 @@ def draw_all(
     }
     panels = {name: {kind: found[name] for kind, found in values.items() if name in found} for name in _PANELS}
     save(residual_histograms(panels), out / "residuals.png")
-    _compression(model, reference, groups, slots, out)
+    if len(everything) > 1:
+        _compression(model, reference, groups, slots, out)
     _rocs(own, scores, [name for name in everything if name], out)
     _latent(model, own, latent, out)
 

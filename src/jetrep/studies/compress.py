@@ -240,6 +240,7 @@ def _compute(task: _Task, common: dict[str, Any], overwrite: bool, quiet: bool, 
             on=task.test,
             out=folder / "evaluation",
             max_jets=task.max_test_jets,
+            with_baselines=task.seed == 0 and task.n_jets is None,  # nothing is trained in them: all seeds are one
             n_bootstrap=task.n_bootstrap,
             quiet=quiet,
         )

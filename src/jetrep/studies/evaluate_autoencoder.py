@@ -63,6 +63,7 @@ def evaluate_autoencoder(
     out: Path,
     background: str | None = None,
     max_jets: int | None = None,
+    with_baselines: bool = True,
     n_bootstrap: int = 200,
     seed: int = 0,
     quiet: bool = False,
@@ -76,6 +77,7 @@ def evaluate_autoencoder(
         background: class or classes ("g+q") that are no anomalies; by default those that the run was trained on, else
             "qcd".
         max_jets: use at most this many jets of each store, the first.
+        with_baselines: judge the baselines that keep as many numbers, too.
         n_bootstrap: number of resamples.
         seed: seed of the resamples.
         quiet: show no progress.
@@ -110,6 +112,7 @@ def evaluate_autoencoder(
                 "n_bootstrap": n_bootstrap,
                 "seed": seed,
             },
+            with_baselines=with_baselines,
             n_bootstrap=n_bootstrap,
             seed=seed,
             quiet=quiet,
@@ -196,6 +199,7 @@ def judge(
     slots: int,
     title: str,
     provenance: Mapping[str, Any],
+    with_baselines: bool = True,
     n_bootstrap: int = 200,
     seed: int = 0,
     quiet: bool = False,
@@ -213,6 +217,7 @@ def judge(
         slots: particles that the baselines may use.
         title: of the tables.
         provenance: what identifies run and data.
+        with_baselines: judge the baselines that keep as many numbers, and draw the compression curve, too.
         n_bootstrap: number of resamples for the errors.
         seed: seed of the resamples.
         quiet: show no progress.
@@ -223,7 +228,7 @@ def judge(
     from jetrep.studies.autoencoder_figures import draw_all  # matplotlib takes a second to import
 
     fit_on = groups.validation if groups.validation is not None else next(iter(groups.tests.values()))
-    models = {"": model} | baselines(model.size, slots, fit_on)
+    models = {"": model} | (baselines(model.size, slots, fit_on) if with_baselines else {})
     everything = {
         name: {kind: reconstruct(m, jets, quiet=quiet) for kind, jets in groups.tests.items()}
         for name, m in models.items()

@@ -24,6 +24,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from jetrep.encoders.base import JetEncoder
+from jetrep.encoders.lorentz import LorentzEncoder
+from jetrep.encoders.lorentz_decoder import LorentzDecoder
 from jetrep.errors import InputError, at_least
 from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput
@@ -49,7 +51,7 @@ class EngineConfig:
         num_nodes: number of nodes.
         strategy: Lightning's name of the parallel strategy, such as "ddp".
         precision: arithmetic; bf16-mixed halves the time of large models. 16-mixed is for GPUs: a CPU takes bf16-mixed.
-        compile: compile the encoder with torch.compile.
+        compile: compile the encoder, and a Lorentz-equivariant decoder, with torch.compile; needs a C++ compiler.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_every: steps between two states to resume from.
         prefetch: batches that are made ahead, by a thread.
@@ -223,7 +225,9 @@ def fit(
     module = TrainingModule(objective, optimizer, total_steps, seed)
     if engine.compile:
         for part in objective.modules():
-            if isinstance(part, JetEncoder):
+            if isinstance(part, LorentzEncoder | LorentzDecoder):
+                part.compile()  # jets are cut to the slots of the decoder: their shapes seldom change
+            elif isinstance(part, JetEncoder):
                 part.compile(dynamic=True)
     log = MetricsLog(run.path / METRICS, total_steps, engine.log_every, description, quiet)
     with warnings.catch_warnings():
