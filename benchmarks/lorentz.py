@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from _harness import Timing, alternate, command_line, outcome, publish
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
-from jetrep.encoders.lorentz_decoder import LorentzDecoderConfig
+from jetrep.encoders.lorentz_decoder import LorentzDecoder, LorentzDecoderConfig
 from jetrep.features import FeatureConfig, Features
 from jetrep.jets import JetBatch
 from jetrep.objectives.autoencoding import AutoencoderConfig, Autoencoding
@@ -141,9 +141,8 @@ def stepper(name: str, n: int, compiled: bool = False) -> tuple[Callable[[], Non
     network = model(name, n)
     if compiled:
         for module in network.modules():
-            if hasattr(module, "at_rest"):
-                compiled_at_rest: Any = torch.compile(module.at_rest, dynamic=False)  # type: ignore[arg-type]
-                module.at_rest = compiled_at_rest
+            if isinstance(module, LorentzEncoder | LorentzDecoder):
+                module.compile()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
     p4, mask = jets(n)
     labels = torch.arange(BATCH) % 2

@@ -210,6 +210,22 @@ def test_decoder_compiles_without_breaks():
     torch.testing.assert_close(presence, expected.presence)
 
 
+def test_compiled_blocks_change_nothing():
+    """One function serves the blocks of both halves, each with its own weights."""
+    p4, mask = jets_of([12, 9])
+    plain, compiled = built(dtype=torch.float32), built(dtype=torch.float32)
+    for part in (compiled.encoder, compiled.decoder):
+        part.stack.compile(backend="eager", fullgraph=True)
+    expected, found = plain(p4, mask), compiled(p4, mask)
+    torch.testing.assert_close(found.momenta, expected.momenta)
+    for out in (expected, found):
+        out.momenta.square().sum().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, msg=name)
+
+
 @given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(2, 8), min_size=3, max_size=3))
 def test_what_is_conserved_sums_to_the_momentum_of_the_jet(seed, counts):
     generator = torch.Generator().manual_seed(seed)

@@ -235,8 +235,8 @@ class LorentzEncoder(JetEncoder):
         return x.s, cls * mask.any(1, keepdim=True), pooled_v
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile `at_rest`, with these settings of ``torch.compile``; the rest frame is found in float64 before."""
-        self.at_rest = torch.compile(self.at_rest, *args, **kwargs)  # type: ignore[method-assign]
+        """Compile the blocks; see `LorentzStack.compile`."""
+        self.stack.compile()
 
     def _momenta(self, momenta: Tensor, mass: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """First scalars and vectors of the particles, for the weighting "count"."""

@@ -186,8 +186,8 @@ class LorentzDecoder(nn.Module):
         return self._conserved(momenta, presence) if self.config.conserve else momenta, presence
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile `at_rest`, with these settings of ``torch.compile``."""
-        self.at_rest = torch.compile(self.at_rest, *args, **kwargs)  # type: ignore[method-assign]
+        """Compile the blocks; see `LorentzStack.compile`."""
+        self.stack.compile()
 
     @staticmethod
     def _conserved(p: Tensor, presence: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from jetrep.encoders.base import JetEncoder
-from jetrep.encoders.lorentz import LorentzEncoder
 from jetrep.encoders.lorentz_decoder import LorentzDecoder
 from jetrep.errors import InputError, at_least
 from jetrep.jets import JetBatch
@@ -225,9 +224,7 @@ def fit(
     module = TrainingModule(objective, optimizer, total_steps, seed)
     if engine.compile:
         for part in objective.modules():
-            if isinstance(part, LorentzEncoder | LorentzDecoder):
-                part.compile()  # jets are cut to the slots of the decoder: their shapes seldom change
-            elif isinstance(part, JetEncoder):
+            if isinstance(part, JetEncoder | LorentzDecoder):
                 part.compile(dynamic=True)
     log = MetricsLog(run.path / METRICS, total_steps, engine.log_every, description, quiet)
     with warnings.catch_warnings():
