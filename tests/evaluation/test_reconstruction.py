@@ -88,6 +88,13 @@ def test_true_values_of_zero_have_no_relative_residual():
     assert found["particle pT, relative"]["median"].value == pytest.approx(0.1)
 
 
+def test_distances_of_jets_from_their_reconstructions_are_summed_up():
+    true = massless((50, 0.0, 0.0), (30, 0.2, 0.1)).repeat(3, 0)
+    found = residuals(compare(*shown(true), *shown(true), distances={"emd": np.array([0.1, 0.4, 0.2])}), n_bootstrap=2)
+    assert found["energy mover's distance"]["median"].value == pytest.approx(0.2)
+    assert "energy mover's distance" not in residuals(compare(*shown(true), *shown(true)), n_bootstrap=2)
+
+
 @pytest.mark.parametrize(("n", "m"), [(3, 3), (5, 2), (1, 6)])
 def test_matching_is_the_best_of_all(n, m):
     rng = np.random.default_rng(n)

@@ -78,7 +78,8 @@ def residuals(comparison: Comparison, *, n_bootstrap: int = 200, seed: int = 0) 
         seed: seed of the resamples.
 
     Returns:
-        By quantity, then by metric (`METRICS`). The multiplicity, a whole number, has mean and standard deviation, the
+        By quantity, then by metric (`METRICS`); the energy mover's distance of jets from their reconstructions is among
+        them, if it is known. The multiplicity, a whole number, has mean and standard deviation, the
         unmatched particles ("lost", "invented") their mean number in a jet.
     """
     at_least(2, n_bootstrap=n_bootstrap)
@@ -90,6 +91,8 @@ def residuals(comparison: Comparison, *, n_bootstrap: int = 200, seed: int = 0) 
     table: dict[str, dict[str, Measurement]] = {
         name: measure(values, jet, drawn) for name, (values, jet) in found.items() if len(values)
     }
+    if "emd" in comparison.distances:
+        table["energy mover's distance"] = measure(comparison.distances["emd"], np.arange(n), drawn)
     per_jet = {"multiplicity": multiplicity}
     if comparison.pairs is not None:
         matched = np.bincount(comparison.true.jet[comparison.pairs[:, 0]], minlength=n)

@@ -28,6 +28,7 @@ _RECONSTRUCTION = {
     "jet mass: median |r|": ("reconstruction", "jet mass, relative", "median |r|"),
     "jet mass: IQR": ("reconstruction", "jet mass, relative", "IQR"),
     "jet pT: IQR": ("reconstruction", "jet pT, relative", "IQR"),
+    "energy mover's distance: median": ("reconstruction", "energy mover's distance", "median"),
     "W1 of jet mass [GeV]": ("distances", "W1 jet mass [GeV]", "distance"),
     "FPD": ("distances", "FPD", "distance"),
     "KPD": ("distances", "KPD", "distance"),
