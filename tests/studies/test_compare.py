@@ -233,7 +233,12 @@ def test_an_encoder_with_one_vector_has_one_linear_probe(stores, tmp_path):
 
 def test_every_kind_of_objective_is_known_by_its_name(stores, tmp_path):
     record = compare(**settings(stores, tmp_path, objectives=["all"], baselines=[], list_cells=True))
-    assert [line["row"] for line in record["cells"]] == [config.kind for config in OBJECTIVES]
+    kinds = [config.kind for config in OBJECTIVES]
+    assert [line["row"] for line in record["cells"]] == kinds
+    # A row of one kind with other settings stands in its place.
+    given = ["all", {"kind": "jepa", "mask_fraction": 0.3}, {"kind": "jetclr", "name": "cold", "temperature": 0.05}]
+    found = compare(**settings(stores, tmp_path, objectives=given, baselines=[], list_cells=True))["cells"]
+    assert sorted(line["row"] for line in found) == sorted([*kinds, "cold"])
 
 
 def test_rows_with_encoders_of_their_own_beside_the_common_one(stores, tmp_path):
@@ -342,7 +347,7 @@ def test_a_cell_is_computed_by_one_process_at_a_time(stores, tmp_path):
         ({"objectives": ["jetclr", "jetclr"]}, "two rows are called 'jetclr'"),
         ({"objectives": [], "baselines": []}, "nothing to compare"),
         ({"objectives": [], "baselines": ["observed"]}, "there is no objective 'observed'.*random, observables, all"),
-        ({"objectives": ["all", "jepa"]}, "two rows are called 'jepa'"),
+        ({"objectives": ["all", "jepa", "jepa"]}, "two rows are called 'jepa'"),
         ({"objectives": [{"kind": "random", "optimizer": {"lr": 1}}]}, "settings of 'random' cannot.*optimizer"),
         ({"objectives": [{"kind": "jepa", "encoder": {"kind": "cnn"}}]}, "'jepa' has an encoder of kind 'cnn'; known"),
         ({"objectives": [{"kind": "jepa", "encoder": {"neighbours": 2}}]}, "settings of 'jepa' cannot.*neighbours"),

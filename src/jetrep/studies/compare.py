@@ -88,10 +88,10 @@ def compare(
         train: labelled stores to pretrain, probe and fine-tune on.
         test: labelled stores to judge on.
         out: folder for cells, tables and figures.
-        objectives: kinds of objectives, "all" for every one, or mappings with their settings: kind, which may be that
-            of a baseline too; beside it name (of the row), encoder, features and optimizer (in place of the common
-            ones; what they do not tell is as there, if the encoder is of the same kind) and whatever the kind has; a
-            supervised row has a classifier head.
+        objectives: kinds of objectives, "all" for every one that has no row of its name, or mappings with their
+            settings: kind, which may be that of a baseline too; beside it name (of the row), encoder, features and
+            optimizer (in place of the common ones; what they do not tell is as there, if the encoder is of the same
+            kind) and whatever the kind has; a supervised row has a classifier head.
         unlabelled: stores to pretrain on, in place of those of train.
         baselines: rows beside the objectives: supervised, random, observables, or mappings; all three by default.
         reference: name of a row; the others of its kind are told by their difference to it, seed by seed.

@@ -32,13 +32,14 @@ def rows_of(given: Sequence[Mapping[str, Any] | str], usual: Row) -> list[Row]:
 
     Args:
         given: kinds of objectives and baselines, or mappings with the kind, a name, and settings of their own; "all"
-            stands for every kind of objective.
+            stands for every kind of objective that has no row of its own under the name of its kind.
         usual: what rows have that have nothing of their own.
 
     Raises:
         InputError: if a kind is unknown or has unknown settings, two rows are called the same, or there are none.
     """
-    kinds = [config.kind for config in OBJECTIVES]
+    named = {one if isinstance(one, str) else one.get("name", one.get("kind")) for one in given}
+    kinds = [config.kind for config in OBJECTIVES if config.kind not in named]
     rows = [_row(one, usual) for entry in given for one in (kinds if entry == "all" else [entry])]
     if not rows:
         raise InputError("there is nothing to compare", field="objectives", remedy="name at least one")
