@@ -164,6 +164,18 @@ def test_places_by_energy_are_those_of_the_rest_frame():
     assert encoder.embed_rank.weight.grad.abs().sum(1).all()
 
 
+def test_particles_of_equal_energy_share_a_place():
+    """In a jet of two, both always have half of the energy: order and rounding must not tell them apart."""
+    encoder = built(replace(SMALL, ranks=6))
+    p4, mask = jets_of([2] * 20)
+    matrix = observers(20, 3.0)
+    with torch.no_grad():
+        here, swapped = encoder.jets(p4, mask), encoder.jets(p4.flip(1), mask)
+        moved = encoder.jets(seen_by(matrix, p4), mask)
+    torch.testing.assert_close(swapped.cls, here.cls, atol=1e-10, rtol=1e-10)
+    assert relative(moved.cls, here.cls).max() < 1e-8
+
+
 @pytest.mark.parametrize("largest", [False, True])
 def test_pooled_vector_is_that_of_one_particle(largest):
     pooling = LorentzPooling(3, 2, 3, 2, "max" if largest else "min").double()

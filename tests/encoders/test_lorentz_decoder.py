@@ -16,6 +16,7 @@ from lorentz_jets import jets_of, observers, seen_by
 
 ENCODER = LorentzConfig(width=16, vectors=4, heads=2, depth=2, hidden=16, pooled=3, max_particles=30)
 DECODER = LorentzDecoderConfig(n_particles=12, width=16, vectors=4, heads=2, depth=2, hidden=16)
+LINEAR = {"encoder": replace(ENCODER, ranks=8, linear=True), "decoder": replace(DECODER, linear=True)}
 
 
 def built(encoder=ENCODER, decoder=DECODER, dtype=torch.float64, seed=0) -> LorentzAutoencoder:
@@ -58,6 +59,41 @@ def test_float64_network_is_equivariant_for_every_jet(aggregation, massless):
     matrix = observers(3, 5.0)
     here = seen_by(matrix, reconstructed(model, p4, mask))
     assert per_jet(reconstructed(model, seen_by(matrix, p4), mask), here).max() < 1e-8
+
+
+@pytest.mark.parametrize("massless", [True, False])
+def test_linear_combinations_by_place_are_equivariant_and_trained(massless):
+    model = built(LINEAR["encoder"], replace(LINEAR["decoder"], massless=massless))
+    p4, mask = jets_of([12, 7, 3] * 10)
+    matrix = observers(30, 3.0)
+    here = seen_by(matrix, reconstructed(model, p4, mask))
+    assert per_jet(reconstructed(model, seen_by(matrix, p4), mask), here).max() < 1e-8
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    shuffled = model.encode(p4[:, order], mask[:, order])
+    torch.testing.assert_close(shuffled, model.encode(p4, mask), rtol=1e-8, atol=1e-8)
+    out = model(p4, mask)
+    (chamfer(at_rest(p4, mask), out.momenta, mask, mask) + presence_loss(out.presence, mask)).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_linear_combinations_begin_as_the_particles_of_highest_energy():
+    model = built(LINEAR["encoder"], replace(LINEAR["decoder"], conserve=False))
+    with torch.no_grad():
+        for learned in (model.encoder.pool.keep_v, *model.decoder.coefficients[2:], model.decoder.refine):
+            for weights in learned.parameters():
+                weights.zero_()
+    p4, mask = jets_of([12, 7, 4])
+    momenta = at_rest(p4, mask)
+    hardest = momenta.gather(1, momenta[..., :1].argsort(1, descending=True).expand(-1, -1, 4))
+    with torch.no_grad():
+        found = model(p4, mask).momenta
+    torch.testing.assert_close(found[:, :3], hardest[:, :3], rtol=1e-6, atol=1e-9)
+    assert found[:, 3:].abs().max() < 1e-9
+
+
+def test_linear_combinations_need_places():
+    with pytest.raises(InputError, match=r"encoder.linear.*encoder.ranks"):
+        LorentzConfig(linear=True)
 
 
 def test_error_of_a_network_that_is_not_equivariant_is_seen():

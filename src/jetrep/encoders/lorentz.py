@@ -26,10 +26,13 @@ from jetrep.errors import InputError, at_least
 from jetrep.features import ModelInput
 from jetrep.physics.lorentz import RestFrame
 
-__all__ = ["LorentzConfig", "LorentzEncoder", "LorentzJets", "gram_invariants", "rest_velocity"]
+__all__ = ["LEARNED", "LorentzConfig", "LorentzEncoder", "LorentzJets", "gram_invariants", "rest_velocity"]
 
 # Scales of the features of a particle: its energy in the rest frame, in units of the jet mass, is 1/n on average.
 _ENERGY_SCALES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_EQUAL = 1e-6  # energies whose ratio is nearer to one share a place
+LEARNED = 0.1
+"""Size of all else at first, where linear combinations of momenta are there from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ class LorentzConfig:
             the multiplicity. With the aggregations "mean" and "attention".
         ranks: tell each particle its place by energy in the rest frame, the first of this many by their own number, the
             others as one; with 0, none. Places are the same for every observer and do not depend on the order in which
-            particles are given. They jump where two energies are equal. For the weighting "count".
+            particles are given. They jump where two energies are equal, and those that are share one: so vectors do not
+            know the axis of a jet of two particles. For the weighting "count".
+        linear: add linear combinations of the momenta to the vectors of a jet, with a coefficient for each place. They
+            begin as the particles of highest energy, so an autoencoder begins near the best linear map. Needs
+            ``ranks``.
     """
 
     width: int = 32
@@ -71,6 +78,7 @@ class LorentzConfig:
     mass: bool = True
     weighting: Literal["count", "energy"] = "count"
     ranks: int = field(default=0, metadata={"later": True})
+    linear: bool = field(default=False, metadata={"later": True})
     kind: Literal["lorentz"] = "lorentz"
 
     def __post_init__(self) -> None:
@@ -90,6 +98,10 @@ class LorentzConfig:
                 "a place by energy changes with a soft particle or a split",
                 field="encoder.ranks",
                 remedy="leave it out, or choose the weighting 'count'",
+            )
+        if self.linear and not self.ranks:
+            raise InputError(
+                "has no places to go by", field="encoder.linear", remedy="set encoder.ranks, or leave it out"
             )
         if self.weighting == "energy" and self.aggregation not in ("mean", "attention"):
             raise InputError(
@@ -163,6 +175,10 @@ class LorentzEncoder(JetEncoder):
             config.width, config.vectors, config.width, config.pooled, config.aggregation, config.max_particles
         )
         pooled = self.pool.n_vectors
+        self.by_place: nn.Embedding | None = None
+        if config.linear:
+            self.by_place = nn.Embedding(config.ranks + 1, pooled, _weight=torch.eye(config.ranks + 1, pooled))
+            self.pool.shrink(LEARNED)
         self.fc1 = nn.Linear(self.pool.n_scalars + pooled + pooled * (pooled + 1) // 2, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.width)
 
@@ -229,6 +245,8 @@ class LorentzEncoder(JetEncoder):
         u = rest_velocity(s)
         x = self.stack(s * real, v * real.unsqueeze(-1), seen, u, mask, share)
         pooled_s, pooled_v = self.pool(x.s, x.v, mask, share)
+        if self.by_place is not None:
+            pooled_v = pooled_v + momenta.to(dtype).mT @ self.by_place(self._places(momenta, mask))
         energies = dot(u.squeeze(1), pooled_v)
         known = torch.cat([pooled_s, torch.asinh(energies), gram_invariants(pooled_v)], -1)
         cls = self.fc2(F.gelu(self.fc1(known)))
@@ -249,14 +267,21 @@ class LorentzEncoder(JetEncoder):
         per_jet = [0.5 * x.expand(-1, p.shape[1], -1) for x in per_jet]
         s = self.embed_s(torch.cat([0.5 * torch.log1p(energy.abs() * self.energy_scale), *per_jet], -1))
         if self.embed_rank is not None:
-            by_energy = energy.squeeze(-1).masked_fill(~real.squeeze(-1).bool(), -1.0)
-            places = by_energy.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-            s = s + self.embed_rank(places.clamp(max=self.config.ranks))
+            s = s + self.embed_rank(self._places(momenta, real.squeeze(-1).bool()))
         # Momenta and their directions, times functions of the invariants. Without u: the sum over particles of a vector
         # along it would drown what tells directions apart.
         by_momentum, by_direction = self.embed_v(s).unsqueeze(2).chunk(2, -1)
         momentum = p.unsqueeze(-1) * count.clamp(min=1).unsqueeze(-1).sqrt()
         return s, by_momentum * momentum + by_direction * (p / (energy + 1e-6)).unsqueeze(-1)
+
+    def _places(self, momenta: Tensor, mask: Tensor) -> Tensor:
+        """(batch, n) place by energy in the rest frame: how many particles have more, at most ``ranks``.
+
+        Equal energies, such as those of the two particles of a jet of two, share a place: rounding must not decide.
+        """
+        energy = momenta[..., 0].masked_fill(~mask, 0.0)
+        more = energy.unsqueeze(1) > (1 + _EQUAL) * energy.unsqueeze(2)
+        return more.sum(2).clamp(max=self.config.ranks)
 
     def _directions(self, momenta: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same for the weighting "energy"; shares of the energy (batch, n, 1), p/E (batch, n, 4) float64.

@@ -13,14 +13,14 @@ A second output says which slots are particles: without it the multiplicity woul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from jetrep.encoders.autoencoder import Autoencoder, InRestFrame
-from jetrep.encoders.lorentz import LorentzEncoder, gram_invariants, rest_velocity
+from jetrep.encoders.lorentz import LEARNED, LorentzEncoder, gram_invariants, rest_velocity
 from jetrep.encoders.lorentz_layers import LorentzStack, dot, positive_norm2
 from jetrep.errors import InputError, at_least
 from jetrep.physics.lorentz import RestFrame
@@ -45,6 +45,8 @@ class LorentzDecoderConfig:
         maxdim: 2 for scalars and vectors; 3 for rank-2 tensors too.
         tensors: channels of antisymmetric and of symmetric traceless tensors, for ``maxdim`` 3; a multiple of
             ``heads``.
+        linear: slots also have linear combinations of the latent vectors, whose coefficients are the same for all jets.
+            They begin as one vector for each of the first slots.
     """
 
     n_particles: int = 30
@@ -57,6 +59,7 @@ class LorentzDecoderConfig:
     conserve: bool = True
     maxdim: Literal[2, 3] = 2
     tensors: int = 4
+    linear: bool = field(default=False, metadata={"later": True})
 
     def __post_init__(self) -> None:
         for name in ("n_particles", "width", "vectors", "heads", "depth", "hidden", "tensors"):
@@ -148,11 +151,17 @@ class LorentzDecoder(nn.Module):
         self.coefficients = nn.Sequential(
             nn.Linear(config.width, config.hidden), nn.GELU(), nn.Linear(config.hidden, n_vectors - config.massless)
         )
+        self.by_slot: nn.Parameter | None = None
         self.embed_v = nn.Linear(n_vectors, config.vectors, bias=False)
         tensors = config.tensors if config.maxdim > 2 else 0
         self.stack = LorentzStack(config.width, config.vectors, config.heads, config.hidden, config.depth, tensors)
         self.refine = nn.Linear(config.vectors, 1, bias=False)
         self.presence = nn.Linear(config.width, 1)
+        if config.linear:
+            self.by_slot = nn.Parameter(torch.eye(config.n_particles, n_vectors - 1))
+            with torch.no_grad():
+                for weights in (*self.coefficients[-1].parameters(), self.refine.weight):
+                    weights.mul_(LEARNED)
         # All slots begin as particles: few of them that had to make up a whole jet would be scaled up.
         nn.init.constant_(self.presence.bias, 1.0)
 
@@ -178,7 +187,10 @@ class LorentzDecoder(nn.Module):
         s = self.slots * (1 + scale) + shift
         basis = z if self.config.massless else torch.cat([jet.expand(len(z), -1, -1), z], -1)
         # n particles share the energy of the jet.
-        p = self._physical(self.coefficients(s) @ basis.mT / n)
+        p = self.coefficients(s) @ basis.mT / n
+        if self.by_slot is not None:
+            p = p + self.by_slot @ others.mT
+        p = self._physical(p)
         v = torch.cat([n**0.5 * p.unsqueeze(-1), z.unsqueeze(1).expand(-1, n, -1, -1)], -1)
         mask = torch.ones(p.shape[:2], dtype=torch.bool, device=p.device)
         x = self.stack(s, self.embed_v(v), p, u, mask)

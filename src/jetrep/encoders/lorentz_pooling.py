@@ -67,6 +67,11 @@ class LorentzPooling(nn.Module):
         self.keep_v = nn.Linear(slots * vectors, kept_vectors, bias=False)
         self.scores = nn.Linear(scalars, kept_scalars + kept_vectors) if aggregation == "attention" else None
 
+    @torch.no_grad()
+    def shrink(self, factor: float) -> None:
+        """Multiply the vectors that come out by this."""
+        self.keep_v.weight.mul_(factor)
+
     def _all_places(self, x: Tensor) -> Tensor:
         """(batch, n, …, C), zero where padded → (batch, …, n_particles · C)."""
         places = self.n_particles or x.shape[1]

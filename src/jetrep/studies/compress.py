@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from jetrep.training.checkpoint import model_record
 from jetrep.training.data import data_hashes, load_jets
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.pretrain import pretrain
+from jetrep.training.run import settings_of
 
 __all__ = ["compress"]
 
@@ -137,7 +138,7 @@ def compress(
     for name in parallel(joblib.delayed(_compute)(t, common, overwrite, quiet or jobs > 1, threads) for t in todo):
         say(f"{name}: done")
     cells = [Cell(task.row.name, task.n_jets, task.seed, task.read(common) or {}) for task in tasks]
-    tables = write_results(cells, out, title=title, provenance={**common, "models": [asdict(row) for row in rows]})
+    tables = write_results(cells, out, title=title, provenance={**common, "models": settings_of(rows)})
     if not quiet:
         for table in tables:
             table.show()
@@ -185,7 +186,7 @@ class _Task:
 
     def settings(self, common: dict[str, Any]) -> dict[str, Any]:
         """What determines the numbers of the cell, as JSON gives it back."""
-        own = {**common, "n_jets": self.n_jets, "seed": self.seed, "model": asdict(self.row)}
+        own = {**common, "n_jets": self.n_jets, "seed": self.seed, "model": settings_of(self.row)}
         plain: dict[str, Any] = json.loads(json.dumps(own, default=str))
         return plain
 
