@@ -2,9 +2,10 @@
 
 import os
 
-# Before torch is loaded: see jetrep.cli.main.
+# Before torch is loaded: see jetrep.cli.main. Workers share the cores, so their threads never spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
