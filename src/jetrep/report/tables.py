@@ -167,7 +167,9 @@ class ResultsTable:
 
     def to_markdown(self, errors: Errors = "total") -> str:
         """A GitHub-flavoured Markdown table with its caption below."""
-        heads = [f"{domain}: {_heading(metric)}" for domain in self.domains for metric in self.metrics]
+        heads = [
+            ": ".join(filter(None, (domain, _heading(metric)))) for domain in self.domains for metric in self.metrics
+        ]
         rows = [
             ["Method", *heads],
             [":--", *("--:" for _ in heads)],
