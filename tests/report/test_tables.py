@@ -39,6 +39,12 @@ def printed(renderable, width):
     return console.file.getvalue()
 
 
+def test_columns_of_no_domain_have_their_metric_alone():
+    one = Measurement(1.0, 0.1, 0.9, 1.1)
+    head = ResultsTable.collect("t", {"a": {"": {"seconds": one}}}).to_markdown().splitlines()[2]
+    assert head == "| Method | seconds |"
+
+
 def test_markdown_has_a_row_per_method_and_a_column_per_domain_and_metric(table):
     rows = [line for line in table.to_markdown().splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in row.replace("\\|", "¦").strip("|").split("|")] for row in rows]
