@@ -238,25 +238,26 @@ class LorentzEncoder(JetEncoder):
         dtype = self.embed_s.weight.dtype
         real = mask.unsqueeze(-1).to(dtype)
         share, seen = None, momenta
+        places = self._places(momenta, mask) if self.config.ranks else None
         if self.by_energy:
             s, v, share, seen = self._directions(momenta, mass)
         else:
-            s, v = self._momenta(momenta, mass, real)
+            s, v = self._momenta(momenta, mass, real, places)
         u = rest_velocity(s)
         x = self.stack(s * real, v * real.unsqueeze(-1), seen, u, mask, share)
         pooled_s, pooled_v = self.pool(x.s, x.v, mask, share)
         if self.by_place is not None:
-            pooled_v = pooled_v + momenta.to(dtype).mT @ self.by_place(self._places(momenta, mask))
+            pooled_v = pooled_v + momenta.to(dtype).mT @ self.by_place(places)
         energies = dot(u.squeeze(1), pooled_v)
         known = torch.cat([pooled_s, torch.asinh(energies), gram_invariants(pooled_v)], -1)
         cls = self.fc2(F.gelu(self.fc1(known)))
         return x.s, cls * mask.any(1, keepdim=True), pooled_v
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks; see `LorentzStack.compile`."""
+        """Compile the blocks, for the shapes that come: they seldom change. See `LorentzStack.compile`."""
         self.stack.compile()
 
-    def _momenta(self, momenta: Tensor, mass: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    def _momenta(self, momenta: Tensor, mass: Tensor, real: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
         """First scalars and vectors of the particles, for the weighting "count"."""
         p = momenta.to(real.dtype)
         count = real.sum(1, keepdim=True)
@@ -267,7 +268,7 @@ class LorentzEncoder(JetEncoder):
         per_jet = [0.5 * x.expand(-1, p.shape[1], -1) for x in per_jet]
         s = self.embed_s(torch.cat([0.5 * torch.log1p(energy.abs() * self.energy_scale), *per_jet], -1))
         if self.embed_rank is not None:
-            s = s + self.embed_rank(self._places(momenta, real.squeeze(-1).bool()))
+            s = s + self.embed_rank(places)
         # Momenta and their directions, times functions of the invariants. Without u: the sum over particles of a vector
         # along it would drown what tells directions apart.
         by_momentum, by_direction = self.embed_v(s).unsqueeze(2).chunk(2, -1)

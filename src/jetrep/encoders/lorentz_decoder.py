@@ -198,7 +198,7 @@ class LorentzDecoder(nn.Module):
         return self._conserved(momenta, presence) if self.config.conserve else momenta, presence
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks; see `LorentzStack.compile`."""
+        """Compile the blocks, for the shapes that come: they seldom change. See `LorentzStack.compile`."""
         self.stack.compile()
 
     @staticmethod
