@@ -67,13 +67,14 @@ def read(out):
 
 
 @pytest.mark.parametrize(
-    ("verb", "settings"),
+    ("verb", "settings", "bound"),
     [
-        ("pretrain", PRETRAIN),
-        ("finetune", "--validation 0.08 --head.dropout 0 --classes qcd top"),
+        # Sinkhorn and a teacher that follows at once make rounding grow, by how much depends on the processor.
+        ("pretrain", PRETRAIN, 0.02),
+        ("finetune", "--validation 0.08 --head.dropout 0 --classes qcd top", 1e-5),
     ],
 )
-def test_two_processes_train_what_one_does(tmp_path, store, verb, settings):
+def test_two_processes_train_what_one_does(tmp_path, store, verb, settings, bound):
     one, losses = train(verb, store, tmp_path / "one", settings)
     two, shared_losses = train_in_two(verb, store, tmp_path / "two", settings)
     # Half of each batch has another loss: only the mean over both processes is that of the whole.
@@ -82,9 +83,9 @@ def test_two_processes_train_what_one_does(tmp_path, store, verb, settings):
     assert one.keys() == two.keys()
     moved = [name for name in one if (one[name] - start[name]).abs().max() > 1e-3]
     assert len(moved) > len(one) / 2  # equality says something
-    # Rounding grows from step to step, by how much depends on the processor. Half of a batch would lead elsewhere.
+    # As part of the way that the weights have gone.
     apart, way = (sum(float((one[n] - other[n]).square().sum()) for n in one) ** 0.5 for other in (two, start))
-    assert apart < 0.05 * way
+    assert apart < bound * way
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path, store, capsys):
