@@ -18,6 +18,7 @@ from jetrep.store import Store, folder
 from jetrep.store import prepare as prepare_module
 from jetrep.store.crew import _Processes
 from jetrep.store.manifest import MANIFEST
+from jetrep.store.preparation import work_folder
 from jetrep.store.prepare import prepare
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -408,3 +409,26 @@ def test_the_record_of_a_part_is_complete(inputs, tmp_path, monkeypatch):
     assert record["spans"] == [[1, 0, 60], [2, 0, 190]]
     assert record["read"] == 250 == record["shard"]["jets"] + record["dropped"]["empty"]
     assert set(record["hashes"]) == {"1", "2"}
+
+
+def test_a_worker_that_writes_on_does_not_keep_the_work_folder(tmp_path):
+    """As one of a cluster does whose part turned out not to be needed."""
+    began, files = threading.Event(), 0
+
+    def write(place):
+        nonlocal files
+        for files in range(1_000_000):
+            try:
+                (place / str(files)).touch()
+            except FileNotFoundError:
+                return
+            if files == 100:
+                began.set()
+
+    with work_folder(tmp_path / "store", {}, print) as place:
+        worker = threading.Thread(target=write, args=(place,))
+        worker.start()
+        began.wait()
+    worker.join()
+    assert files < 999_999
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ import xxhash
 
 from jetrep.errors import InputError
 from jetrep.store.build import check_columns
-from jetrep.store.folder import disk_errors, publish, put, sync
+from jetrep.store.folder import disk_errors, mark, publish, put, sync
 from jetrep.store.manifest import MANIFEST, Columns, Manifest, Shard, file_hash
 from jetrep.store.parts import Job, Record, identity, versions
 from jetrep.store.writer import manifest_of, shard_name
@@ -57,9 +57,9 @@ def work_folder(out: Path, key: dict[str, Any], tell: Callable[[str], None]) -> 
         if n:
             tell(f"{n} finished part{'s' * (n > 1)} kept in {folder}; the same command goes on from there")
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder, out)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder, out)
 
 
 def clear(out: Path, but: Path | None = None) -> int:
@@ -67,8 +67,19 @@ def clear(out: Path, but: Path | None = None) -> int:
     ours = re.compile(rf"\.{re.escape(out.name)}\.preparing-[0-9a-f]{{16}}")
     found = [path for path in out.parent.iterdir() if ours.fullmatch(path.name) and path != but]
     for path in found:
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path, out)
     return len(found)
+
+
+def _remove(folder: Path, out: Path) -> None:
+    """Remove a work folder to which workers may still write: parts that turned out not to be needed are not waited for.
+
+    It loses its name first, so nothing can be put into it while it is emptied; `tidy_up` knows the new name.
+    """
+    nameless = out.with_name(f".{out.name}.writing-{mark()}")
+    with suppress(OSError):
+        folder.rename(nameless)
+        shutil.rmtree(nameless, ignore_errors=True)
 
 
 def file_entry(file: Path, digest: str | None = None) -> dict[str, Any]:
