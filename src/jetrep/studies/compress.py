@@ -236,12 +236,14 @@ def _compute(task: _Task, common: dict[str, Any], overwrite: bool, quiet: bool, 
             engine=task.engine,
             quiet=quiet,
         )
+        first = task.seed == 0 and task.n_jets is None
         stores = evaluate_autoencoder(
             run,
             on=task.test,
             out=folder / "evaluation",
             max_jets=task.max_test_jets,
-            with_baselines=task.seed == 0 and task.n_jets is None,  # nothing is trained in them: all seeds are one
+            with_baselines=first,  # nothing is trained in them: all seeds are one
+            with_figures=first,
             n_bootstrap=task.n_bootstrap,
             quiet=quiet,
         )

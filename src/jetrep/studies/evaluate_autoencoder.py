@@ -64,6 +64,7 @@ def evaluate_autoencoder(
     background: str | None = None,
     max_jets: int | None = None,
     with_baselines: bool = True,
+    with_figures: bool = True,
     n_bootstrap: int = 200,
     seed: int = 0,
     quiet: bool = False,
@@ -78,6 +79,7 @@ def evaluate_autoencoder(
             "qcd".
         max_jets: use at most this many jets of each store, the first.
         with_baselines: judge the baselines that keep as many numbers, too.
+        with_figures: draw the figures.
         n_bootstrap: number of resamples.
         seed: seed of the resamples.
         quiet: show no progress.
@@ -113,6 +115,7 @@ def evaluate_autoencoder(
                 "seed": seed,
             },
             with_baselines=with_baselines,
+            with_figures=with_figures,
             n_bootstrap=n_bootstrap,
             seed=seed,
             quiet=quiet,
@@ -200,6 +203,7 @@ def judge(
     title: str,
     provenance: Mapping[str, Any],
     with_baselines: bool = True,
+    with_figures: bool = True,
     n_bootstrap: int = 200,
     seed: int = 0,
     quiet: bool = False,
@@ -218,6 +222,7 @@ def judge(
         title: of the tables.
         provenance: what identifies run and data.
         with_baselines: judge the baselines that keep as many numbers, and draw the compression curve, too.
+        with_figures: draw the figures.
         n_bootstrap: number of resamples for the errors.
         seed: seed of the resamples.
         quiet: show no progress.
@@ -225,8 +230,6 @@ def judge(
     Returns:
         Size, rate, name of the score, sizes of the baselines, and the tables as JSON.
     """
-    from jetrep.studies.autoencoder_figures import draw_all  # matplotlib takes a second to import
-
     fit_on = groups.validation if groups.validation is not None else next(iter(groups.tests.values()))
     models = {"": model} | (baselines(model.size, slots, fit_on) if with_baselines else {})
     everything = {
@@ -289,7 +292,10 @@ def judge(
         table.save(out / f"{key}.json")
         table.save(out / f"{key}.md")
     latent = _latent(model, own, out, **bars)
-    draw_all(model, own, everything, groups, slots, rows, latent, out)
+    if with_figures:
+        from jetrep.studies.autoencoder_figures import draw_all  # matplotlib takes a second to import
+
+        draw_all(model, own, everything, groups, slots, rows, latent, out)
     if not quiet:
         for table in tables.values():
             table.show()
