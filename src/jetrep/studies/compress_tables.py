@@ -40,10 +40,10 @@ _RESIDUALS = {
     for metric in ("median", "IQR")
 }
 _FLAT, _ALONE = ", decorrelated", ("jet mass", "multiplicity")
-_MASS, _PARTICLES = "jet mass: median |r|", "pT / jet pT: IQR"
 _CURVES = {
-    _MASS: ("mass", r"Median $|\delta m / m|$ of jets"),
-    _PARTICLES: ("particles", r"IQR of particle $p_T$ / jet $p_T$"),
+    "jet mass: median |r|": ("mass", r"Median $|\delta m / m|$ of jets"),
+    "pT / jet pT: IQR": ("particles", r"IQR of particle $p_T$ / jet $p_T$"),
+    "energy mover's distance: median": ("emd", "Median energy mover's distance"),
 }
 
 
