@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib
 import numpy as np
-import torch
 from rich.console import Console
 
 from jetrep.encoders.build import EncoderConfig
@@ -26,6 +24,7 @@ from jetrep.studies.compare_figures import draw_comparison
 from jetrep.studies.compare_rows import rows_of
 from jetrep.studies.compare_study import Row, Study, TaggerTraining
 from jetrep.studies.compare_tables import Numbers, tables_of, write_tables
+from jetrep.studies.parallel import in_parallel
 from jetrep.studies.testsets import choose_background
 from jetrep.training.data import open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig
@@ -207,26 +206,15 @@ def compare(
 
 def _compute(study: Study, todo: list[int], jobs: int, overwrite: bool, say: Any) -> None:
     """Run cells, ``jobs`` at a time."""
-
-    def told(index: int) -> None:
+    jobs = max(1, min(jobs, len(todo)))
+    # Jets are read by each process for itself: they are not sent through a pipe.
+    study = replace(study, quiet=True) if jobs > 1 else study
+    for index in in_parallel((partial(_run, study, index, overwrite) for index in todo), jobs):
         row, seed = study.cells[index]
         say(f"cell {index}: {row.name}, seed {seed}: done")
 
-    if jobs == 1 or len(todo) < 2:
-        for index in todo:
-            run_cell(study, index, overwrite)
-            told(index)
-        return
-    # Jets are read by each process for itself: they are not sent through a pipe.
-    apart = replace(study, quiet=True)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered")
-    for index in parallel(joblib.delayed(_in_process)(apart, index, overwrite, threads) for index in todo):
-        told(index)
 
-
-def _in_process(study: Study, index: int, overwrite: bool, threads: int) -> int:
-    torch.set_num_threads(threads)
+def _run(study: Study, index: int, overwrite: bool) -> int:
     run_cell(study, index, overwrite)
     return index
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
-import torch
 from rich.console import Console
 
 from jetrep.encoders.build import EncoderConfig
@@ -27,6 +25,7 @@ from jetrep.studies.compare_rows import rows_of
 from jetrep.studies.compare_study import Row, read_json, write_json
 from jetrep.studies.compress_tables import Cell, write_results
 from jetrep.studies.evaluate_autoencoder import evaluate_autoencoder
+from jetrep.studies.parallel import in_parallel
 from jetrep.training.autoencoders import AUTOENCODER
 from jetrep.training.checkpoint import model_record
 from jetrep.training.data import data_hashes, load_jets
@@ -133,9 +132,7 @@ def compress(
     # A changed setting is refused before anything is computed.
     todo = [task for task in tasks if overwrite or task.read(common) is None]
     say(f"{len(todo)} cells to compute, {len(tasks) - len(todo)} of {len(tasks)} are there")
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    for name in parallel(joblib.delayed(_compute)(t, common, overwrite, quiet or jobs > 1, threads) for t in todo):
+    for name in in_parallel((partial(_compute, t, common, overwrite, quiet or jobs > 1) for t in todo), jobs):
         say(f"{name}: done")
     cells = [Cell(task.row.name, task.n_jets, task.seed, task.read(common) or {}) for task in tasks]
     tables = write_results(cells, out, title=title, provenance={**common, "models": settings_of(rows)})
@@ -209,10 +206,8 @@ class _Task:
         return read_json(self.folder / _RESULT) if (self.folder / _RESULT).exists() else None
 
 
-def _compute(task: _Task, common: dict[str, Any], overwrite: bool, quiet: bool, threads: int | None) -> str:
+def _compute(task: _Task, common: dict[str, Any], overwrite: bool, quiet: bool) -> str:
     """Train and judge one model, or go on with it."""
-    if threads is not None:
-        torch.set_num_threads(threads)
     folder, row = task.folder, task.row
     assert isinstance(row.objective, AutoencoderConfig)
     task.root.mkdir(parents=True, exist_ok=True)
