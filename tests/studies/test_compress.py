@@ -53,7 +53,8 @@ def test_every_model_and_seed_is_there_and_baselines_keep_no_more(made):
     assert set(own[own.model == "LGAE 24"]["size"]) == {24}
     beside = numbers[(numbers.model != numbers.of) & (numbers.of == "LGAE 24")]
     assert dict(beside.groupby("model")["size"].first()) == {"8 hardest particles": 24, "5 linear vectors": 21}
-    for name in ("compression-mass.png", "compression-emd.png", "data-efficiency-particles.png", "anomaly.md"):
+    curves = ("compression-mass.png", "compression-emd.png", "data-efficiency-particles.png")
+    for name in (*curves, "anomaly.md", "costs.md"):
         assert (out / name).stat().st_size > 0
 
 

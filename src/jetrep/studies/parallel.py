@@ -9,6 +9,8 @@ from typing import TypeVar
 import joblib
 import torch
 
+from jetrep.store.crew import cores
+
 __all__ = ["in_parallel"]
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ def in_parallel(calls: Iterable[Callable[[], T]], jobs: int) -> Iterator[T]:
     if jobs == 1:
         yield from (call() for call in calls)
         return
-    threads = max(1, joblib.cpu_count() // jobs)
+    threads = max(1, cores() // jobs)
     parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered")
     with warnings.catch_warnings():
         # A process that has grown is replaced after its call. That is no news.
