@@ -2,7 +2,8 @@
 
 Both contenders hold the same weights (2.14 million parameters) and take the same kind of step on the same batches:
 features given, forward with dropout and trimming as published, cross-entropy, backward, fused AdamW. Weaver trims to
-the same random quantiles of multiplicity. Timed in float32 and under bfloat16 autocast.
+the same random quantiles of multiplicity. Timed in float32 and under bfloat16 autocast, on one thread of a CPU or,
+with ``--device cuda``, on a GPU.
 
 With JETREP_TEST_DATA set to the folder with ``toptagging/``, jets are real; otherwise they have a similar
 multiplicity. The peer comes from ``pip install weaver-core==0.5.3``.
@@ -24,7 +25,6 @@ from jetrep.encoders.particle_transformer import ParticleTransformer, ParticleTr
 from jetrep.features import FeatureConfig, Features, ModelInput
 from pretraining import jets
 
-BATCH = 128
 WIDTH = 128  # particles, as weaver pads
 
 
@@ -61,12 +61,12 @@ class Peer(nn.Module):
         return logits
 
 
-def stepper(model: nn.Module, dtype: torch.dtype) -> Callable[[ModelInput, torch.Tensor], None]:
+def stepper(model: nn.Module, dtype: torch.dtype, device: str) -> Callable[[ModelInput, torch.Tensor], None]:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
     model.train()
 
     def step(view: ModelInput, labels: torch.Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype is torch.bfloat16):
             logits = model(view)
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
@@ -78,31 +78,39 @@ def stepper(model: nn.Module, dtype: torch.dtype) -> Callable[[ModelInput, torch
 def main() -> None:
     parser = command_line(__doc__, repetitions=3)
     parser.add_argument("--batches", type=int, default=4, help="steps of a timed round (4)")
+    parser.add_argument("--batch", type=int, default=128, help="jets of a step (128)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (cpu)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data, source = jets(args.batches * BATCH)
-    features = Features(FeatureConfig("kin", "weaver"))
-    parts = [data[slice(i * BATCH, (i + 1) * BATCH)] for i in range(args.batches)]
-    views = [features(part.batch()) for part in parts]
-    labels = torch.arange(BATCH) % 2
+    on_gpu = args.device == "cuda"
+    n_jets = args.batches * args.batch
+    data, source = jets(n_jets)
+    features = Features(FeatureConfig("kin", "weaver")).to(args.device)
+    parts = [data[slice(i * args.batch, (i + 1) * args.batch)] for i in range(args.batches)]
+    views = [features(part.batch().to(args.device)) for part in parts]
+    labels = torch.arange(args.batch, device=args.device) % 2
     rounds: dict[str, Callable[[], None]] = {}
     gflop: dict[str, float] = {}
     for kind, contender in (("ours", Ours), ("peer", Peer)):
         torch.manual_seed(0)
-        model = contender(len(features.names))
+        model = contender(len(features.names)).to(args.device)
         with FlopCounterMode(display=False) as counter:
-            stepper(model, torch.float32)(views[0], labels)
-        gflop[f"{kind} GFLOP per jet"] = counter.get_total_flops() / BATCH / 1e9
+            stepper(model, torch.float32, args.device)(views[0], labels)
+        gflop[f"{kind} GFLOP per jet"] = counter.get_total_flops() / args.batch / 1e9
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-            step = stepper(model, dtype)
+            step = stepper(model, dtype, args.device)
 
             def work(step: Callable[[ModelInput, torch.Tensor], None] = step) -> None:
                 for view in views:
                     step(view, labels)
 
             rounds[f"{kind} {name}"] = work
-    timings: dict[str, Timing] = alternate(rounds, repetitions=args.repetitions, clock="cpu")
-    n_jets = args.batches * BATCH
+    timings: dict[str, Timing] = alternate(
+        rounds,
+        repetitions=args.repetitions,
+        clock="wall" if on_gpu else "cpu",
+        synchronize=torch.cuda.synchronize if on_gpu else None,
+    )
     rates = {name: n_jets / timing.seconds for name, timing in timings.items()}
     more: dict[str, Any] = {
         "ratio float32": rates["ours float32"] / rates["peer float32"],
@@ -117,13 +125,13 @@ def main() -> None:
             rates["peer float32"],
             "jets/s",
             settings={
-                "batch": BATCH,
+                "batch": args.batch,
                 "jets": source,
                 "mean multiplicity": statistics.fmean(data.counts.tolist()),
-                "threads": 1,
+                "device": torch.cuda.get_device_name() if on_gpu else "cpu, one thread",
                 "step": "forward, backward, AdamW; dropout 0.1, trimming",
                 "peer": "weaver-core ParticleTransformer",
-                "clock": "CPU time",
+                "clock": "wall" if on_gpu else "CPU time",
             },
             timings=timings,
             packages=("torch", "weaver-core"),

@@ -23,6 +23,7 @@ from jetrep.training.batches import LoadingConfig
 from jetrep.training.checkpoint import load_model, weights_hash
 from jetrep.training.classifier import train_classifier
 from jetrep.training.data import load_jets
+from jetrep.training.devices import device_for
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.linear_probe import fit_head
 from jetrep.training.run import RunFolder, run_settings
@@ -124,7 +125,9 @@ def finetune(
             source = JetModel(ModelConfig(features, encoder), Features(features, fit_on=jets))
     else:
         source = load_model(pretrained)
-    model = _tagger(source, head, pooling, n_subjets, max_particles, jets.classes, seed)
+    model = _tagger(source, head, pooling, n_subjets, max_particles, jets.classes, seed).to(
+        device_for(engine.accelerator)
+    )
     train, valid = _split(model.view(jets), validation, seed)
     if pretrained is not None:
         _fit_head(model, train, valid, seed, quiet)
@@ -216,4 +219,7 @@ def _fit_head(model: JetModel, train: Jets, valid: Jets, seed: int, quiet: bool)
     for jets in (train, valid):
         embedding = torch.from_numpy(model.embed(jets, quiet=quiet))
         parts.append((embedding, torch.from_numpy(jets.truth)))
+    device = next(model.parameters()).device
+    model.head.cpu()  # so small that a GPU would only wait
     fit_head(model.head, parts[0], parts[1], class_weights=class_weights(train), seed=seed)
+    model.head.to(device)
