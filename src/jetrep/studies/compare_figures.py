@@ -8,6 +8,7 @@ from jetrep.report.tables import ResultsTable
 from jetrep.studies.compare_tables import HEADS, Numbers
 from jetrep.studies.evaluate import draw_embedding
 from jetrep.training.checkpoint import RECORD, load_model
+from jetrep.training.devices import device_for
 
 __all__ = ["draw_comparison"]
 
@@ -53,7 +54,8 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
         )
         if run is not None:
             file = out / f"embedding-{folder.name.removesuffix('-seed-0')}.png"
-            draw_embedding(load_model(run), {row.name: study.test_jets}, file, seed=0)
+            model = load_model(run).to(device_for(study.engine.accelerator))
+            draw_embedding(model, {row.name: study.test_jets}, file, seed=0)
 
 
 def _baseline(numbers: Numbers) -> str:
