@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jetrep.jets import Jets
+from jetrep.progress import progress
 from jetrep.report.comparison import bars, confusions, label_efficiency
 from jetrep.report.style import save
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.compare_tables import HEADS, Numbers
 from jetrep.studies.evaluate import draw_embedding
+from jetrep.studies.parallel import in_parallel
 from jetrep.training.checkpoint import RECORD, load_model
 from jetrep.training.devices import device_for
 
 __all__ = ["draw_comparison"]
 
+_PROJECTED = 1500  # jets
 
-def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool = True) -> None:
+
+def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool = True, jobs: int = 1) -> None:
     """Draw bars of each metric, label efficiency, confusion matrices and embeddings into the folder of the study.
 
     Args:
         numbers: all numbers.
         table: rows by heads, at all labels.
         projection: draw PCA and t-SNE of the embeddings of the first seed, too.
+        jobs: how many of these are computed at once.
     """
     study, out = numbers.study, numbers.study.out
     for metric, stem in (("macro AUC", "auc"), ("accuracy", "accuracy")):
@@ -47,6 +58,8 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
         save(confusions(matrices, study.test_jets.classes), out / f"confusion-{head}.png", pdf=True)
     if not projection:
         return
+    chosen = np.sort(np.random.default_rng(0).permutation(len(study.test_jets))[:_PROJECTED])
+    panels = []
     for row in study.rows:
         folder = study.folder(row, 0)
         run = next(
@@ -54,8 +67,15 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
         )
         if run is not None:
             file = out / f"embedding-{folder.name.removesuffix('-seed-0')}.png"
-            model = load_model(run).to(device_for(study.engine.accelerator))
-            draw_embedding(model, {row.name: study.test_jets}, file, seed=0)
+            jets = {row.name: study.test_jets[chosen]}
+            panels.append(partial(_project, run, jets, file, study.engine.accelerator))
+    with progress(total=len(panels), description="project", unit="panel", quiet=study.quiet) as bar:
+        for _ in in_parallel(panels, max(1, min(jobs, len(panels)))):
+            bar.update(1)
+
+
+def _project(run: Path, jets: dict[str, Jets], file: Path, accelerator: str) -> None:
+    draw_embedding(load_model(run).to(device_for(accelerator)), jets, file, seed=0, n_jets=_PROJECTED, quiet=True)
 
 
 def _baseline(numbers: Numbers) -> str:
