@@ -6,8 +6,8 @@ import jetrep
 ROOT = Path(jetrep.__file__).parent
 # Each room may import itself and those before it.
 ROOMS = (
-    *("errors", "progress", "report", "physics", "jets", "sources", "store", "features", "views", "encoders"),
-    *("model", "objectives", "training", "evaluation", "studies", "cli"),
+    *("errors", "progress", "machine", "report", "physics", "jets", "sources", "store", "features", "views"),
+    *("encoders", "model", "objectives", "training", "evaluation", "studies", "cli"),
 )
 
 

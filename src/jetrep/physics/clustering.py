@@ -35,7 +35,6 @@ accepts radii up to 1000, which is beyond that for all particles that are not ex
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jetrep.errors import InputError
+from jetrep.machine import cores
 from jetrep.physics import _cuts, _recombination
 
 __all__ = ["Algorithm", "MergeHistory", "cluster"]
@@ -295,8 +295,7 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _threads() -> int:
     """Cores that this process may use. Numba's setting counts, since job schedulers and joblib set it for us."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+    return max(1, min(cores(), int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
 
 
 def _in_pieces(offsets: NDArray[np.int64], work: Callable[[tuple[int, int]], T], threads: int | None) -> list[T]:

@@ -13,7 +13,6 @@ Cite Pythia 8.3 (arXiv:2203.11601) and FastJet (arXiv:1111.6097) for anything ma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import joblib
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
+from jetrep.machine import cores
 from jetrep.progress import progress
 from jetrep.sources._pythia_worker import (
     Chunk,
@@ -132,7 +132,7 @@ def generate_mixture(
         for index, start in enumerate(range(0, n_jets, CHUNK_JETS))
         for label, (process, lines) in enumerate(chosen)
     ]
-    return _run(chunks, workers or _cores(), quiet)
+    return _run(chunks, workers or cores(), quiet)
 
 
 def pythia_settings(
@@ -180,8 +180,3 @@ def _run(chunks: list[Chunk], workers: int, quiet: bool) -> Iterator[Jets]:
                 raise result.error()
             bar.update(len(result.jets))
             yield result.jets
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,13 +15,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
-import joblib
-
 from jetrep.errors import InputError
 from jetrep.store.folder import UnfinishedError
 from jetrep.store.parts import Job, Part, Record, make_part, versions
 
-__all__ = ["Crew", "alone", "carry_out", "cores", "dask", "processes"]
+__all__ = ["Crew", "alone", "carry_out", "dask", "processes"]
 
 _DEATHS = 3  # workers that may die, one after the other, before anything is finished in between
 _ANSWER = 10.0  # seconds in which a Dask scheduler must answer
@@ -159,11 +157,6 @@ class _Alone:
 def alone(advance: Callable[[int], object]) -> Iterator[Crew]:
     """A crew of this process only; ``advance`` is told of rows as they are read."""
     yield _Alone(advance)
-
-
-def cores() -> int:
-    """Cores that this process may use, by affinity and by the quota of its container."""
-    return int(joblib.cpu_count())
 
 
 _THREADS_OF_POOL = ("QueueFeederThread", "ExecutorManagerThread")

@@ -16,12 +16,13 @@ from rich.console import Console
 from tqdm import tqdm
 
 from jetrep.errors import InputError, at_least
+from jetrep.machine import cores
 from jetrep.physics.clustering import Algorithm
 from jetrep.progress import progress
 from jetrep.report.terminal import class_rows, key_values
 from jetrep.sources.chunks import existing_files
 from jetrep.sources.registry import SOURCES, open_source
-from jetrep.store.crew import Crew, alone, carry_out, cores, processes
+from jetrep.store.crew import Crew, alone, carry_out, processes
 from jetrep.store.crew import dask as on_dask
 from jetrep.store.folder import check_target, disk_errors, locked, tidy_up
 from jetrep.store.interrupt import orderly_termination

@@ -206,10 +206,9 @@ def compare(
 
 def _compute(study: Study, todo: list[int], jobs: int, overwrite: bool, say: Any) -> None:
     """Run cells, ``jobs`` at a time."""
-    jobs = max(1, min(jobs, len(todo)))
     # Jets are read by each process for itself: they are not sent through a pipe.
-    study = replace(study, quiet=True) if jobs > 1 else study
-    for index in in_parallel((partial(_run, study, index, overwrite) for index in todo), jobs):
+    study = replace(study, quiet=True) if min(jobs, len(todo)) > 1 else study
+    for index in in_parallel([partial(_run, study, index, overwrite) for index in todo], jobs):
         row, seed = study.cells[index]
         say(f"cell {index}: {row.name}, seed {seed}: done")
 

@@ -70,7 +70,7 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
             jets = {row.name: study.test_jets[chosen]}
             panels.append(partial(_project, run, jets, file, study.engine.accelerator))
     with progress(total=len(panels), description="project", unit="panel", quiet=study.quiet) as bar:
-        for _ in in_parallel(panels, max(1, min(jobs, len(panels)))):
+        for _ in in_parallel(panels, jobs):
             bar.update(1)
 
 

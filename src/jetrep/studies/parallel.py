@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import joblib
 import torch
 
-from jetrep.store.crew import cores
+from jetrep.machine import cores
 
 __all__ = ["in_parallel"]
 
 T = TypeVar("T")
 
 
-def in_parallel(calls: Iterable[Callable[[], T]], jobs: int) -> Iterator[T]:
+def in_parallel(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[T]:
     """What calls return, in the order in which they end.
 
     Args:
         calls: functions without arguments, which can be pickled if there are several jobs.
         jobs: number of processes, which share the cores of this machine; with 1, this process alone.
     """
-    if jobs == 1:
+    jobs = min(jobs, len(calls))
+    if jobs <= 1:
         yield from (call() for call in calls)
         return
     threads = max(1, cores() // jobs)
