@@ -125,7 +125,7 @@ def test_a_random_encoder_stands_on_the_device_of_the_other(tmp_path):
     assert model.embed(prong_jets(8)).shape == (8, 32)
 
 
-def test_a_stopped_run_goes_on(tmp_path):
+def test_a_run_can_be_repeated(tmp_path):
     store = write_store(tmp_path / "data", prong_jets(64))
     settings = {"encoder": PLAIN, "batch_size": 32, "engine": GPU, "quiet": True}
     run = pretrain([store], out=tmp_path / "run", steps=6, **settings)
