@@ -3,7 +3,8 @@
 Both contenders hold the same weights (2.14 million parameters) and take the same kind of step on the same batches:
 features given, forward with dropout and trimming as published, cross-entropy, backward, fused AdamW. Weaver trims to
 the same random quantiles of multiplicity. Timed in float32 and under bfloat16 autocast, on one thread of a CPU or,
-with ``--device cuda``, on a GPU.
+with ``--device cuda``, on a GPU. What ``--compile`` names is also timed through torch.compile, as its trainer has it on
+request; how long compiling takes is printed to standard error and not counted.
 
 With JETREP_TEST_DATA set to the folder with ``toptagging/``, jets are real; otherwise they have a similar
 multiplicity. The peer comes from ``pip install weaver-core==0.5.3``.
@@ -12,6 +13,8 @@ multiplicity. The peer comes from ``pip install weaver-core==0.5.3``.
 from __future__ import annotations
 
 import statistics
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +38,10 @@ class Ours(nn.Module):
         super().__init__()
         self.encoder, self.head = ParticleTransformer(ParticleTransformerConfig(), n_features), nn.Linear(128, 2)
 
+    def compiled(self) -> None:
+        """As ``--engine.compile`` does it."""
+        self.encoder.compile(dynamic=True)
+
     def forward(self, view: ModelInput) -> torch.Tensor:
         """Logits (batch, 2)."""
         logits: torch.Tensor = self.head(self.encoder([view])[0].cls)
@@ -50,6 +57,10 @@ class Peer(nn.Module):
             from weaver.nn.model.ParticleTransformer import ParticleTransformer as Weaver
         self.network = Weaver(n_features, 2, use_pre_activation_pair=False)
         self.network.trimmer._counter += 5  # its warm-up, in which it does not trim
+
+    def compiled(self) -> None:
+        """As weaver's ``--compile`` does it, for shapes that vary, as they do with its trimming."""
+        self.network.compile(dynamic=True)
 
     def forward(self, view: ModelInput) -> torch.Tensor:
         """Logits (batch, 2)."""
@@ -80,6 +91,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help="steps of a timed round (4)")
     parser.add_argument("--batch", type=int, default=128, help="jets of a step (128)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (cpu)")
+    parser.add_argument(
+        "--compile", nargs="+", choices=("ours", "peer"), default=(), help="whom to time through torch.compile too"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     on_gpu = args.device == "cuda"
@@ -91,20 +105,28 @@ def main() -> None:
     labels = torch.arange(args.batch, device=args.device) % 2
     rounds: dict[str, Callable[[], None]] = {}
     gflop: dict[str, float] = {}
-    for kind, contender in (("ours", Ours), ("peer", Peer)):
+    contenders: dict[str, type[Ours | Peer]] = {"ours": Ours, "peer": Peer}
+    for kind, compiled in [*((kind, False) for kind in contenders), *((kind, True) for kind in args.compile)]:
         torch.manual_seed(0)
-        model = contender(len(features.names)).to(args.device)
-        with FlopCounterMode(display=False) as counter:
-            stepper(model, torch.float32, args.device)(views[0], labels)
-        gflop[f"{kind} GFLOP per jet"] = counter.get_total_flops() / args.batch / 1e9
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        model = contenders[kind](len(features.names)).to(args.device)
+        if compiled:
+            model.compiled()
+        else:
+            with FlopCounterMode(display=False) as counter:
+                stepper(model, torch.float32, args.device)(views[0], labels)
+            gflop[f"{kind} GFLOP per jet"] = counter.get_total_flops() / args.batch / 1e9
+        for dtype in (torch.float32, torch.bfloat16):
+            name = f"{kind}{' compiled' * compiled} {str(dtype).removeprefix('torch.')}"
             step = stepper(model, dtype, args.device)
 
             def work(step: Callable[[ModelInput, torch.Tensor], None] = step) -> None:
                 for view in views:
                     step(view, labels)
 
-            rounds[f"{kind} {name}"] = work
+            rounds[name], start = work, time.perf_counter()
+            if compiled:
+                work()
+                print(f"{name}: first steps in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     timings: dict[str, Timing] = alternate(
         rounds,
         repetitions=args.repetitions,

@@ -303,13 +303,36 @@ def test_particles_whose_tokens_will_be_read_are_not_trimmed():
 
 
 def test_stochastic_depth_keeps_the_mean_and_leaves_whole_jets_out():
-    encoder = built(replace(SMALL, drop_path=0.5)).train()
-    block, sequence = encoder.blocks[-1], torch.arange(4000).repeat_interleave(3)
+    block = built(replace(SMALL, drop_path=0.5)).train().blocks[-1]
     torch.manual_seed(0)
-    out = block._branch(torch.ones(12_000, 16), None, sequence).view(4000, 3, 16)
-    assert set(out.unique().tolist()) == {0.0, 2.0}
-    assert (out == out[:, :1, :1]).all()
-    assert abs(out.mean() - 1) < 0.07
+    kept = block._kept(4000, torch.empty(0))
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+    assert (kept.mean(0) - 1).abs().max() < 0.07
+    assert 0.4 < (kept[:, 0] == kept[:, 1]).double().mean() < 0.6  # each branch for itself
+    assert block.eval()._kept(4000, torch.empty(0)) is None
+
+    encoder = built(replace(SMALL, depth=1, class_depth=0, normformer=False))
+    encoder.blocks[0]._kept = lambda jets, x: x.new_zeros(jets, 2)  # both branches of all jets are left out
+    (encoded,) = encoder([view_of([3, 1, 5])])
+    torch.testing.assert_close(encoded.cls, encoder.norm(encoder.prefix).expand(3, -1))
+
+
+@pytest.mark.parametrize("change", ["published", "everything"])
+def test_what_is_compiled_has_no_breaks_and_changes_nothing(change):
+    """Traced with its gradients, not compiled: that needs no compiler. One graph serves all blocks."""
+    config = replace(SMALL, **UPGRADES.get(change, {}) | {"dropout": 0.0, "drop_path": 0.0})
+    view = view_of([3, 12, 7, 7, 1])
+    plain, traced = built(config).train(), built(config).train()
+    torch._dynamo.reset()
+    traced.compile(backend="aot_eager", fullgraph=True, dynamic=True)
+    results = []
+    for encoder in (plain, traced):
+        (encoded,) = encoder([view])
+        encoded.cls.square().sum().backward()
+        results.append([encoded.cls.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
+    assert len(results[0]) > 20
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * (1 + float(expected.abs().max())))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

@@ -16,6 +16,7 @@ from jetrep.encoders.lorentz import LorentzConfig
 from jetrep.encoders.particlenet import ParticleNetConfig
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
+from jetrep.evaluation.multiclass import auc_difference_error, macro_auc
 from jetrep.features import FeatureConfig
 from jetrep.model import ClassifierConfig
 from jetrep.objectives.build import OBJECTIVES
@@ -207,10 +208,19 @@ def test_a_budget_of_flops_gives_fewer_steps_to_what_costs_more(stores, tmp_path
 
 def test_an_objective_that_learns_nothing_gains_nothing(stores, tmp_path):
     still = {"kind": "supcon", "optimizer": {"lr": 0.0}}
-    record = compare(**settings(stores, tmp_path / "out", objectives=[still], baselines=["random"], n_labels=[]))
-    gains = record["tables"][1]["results"]["supcon"]
+    given = settings(stores, tmp_path / "out", objectives=[still], baselines=["random"], n_labels=[])
+    gains = compare(**given)["tables"][1]["results"]["supcon"]
     assert set(gains) == {"k-NN", "linear, class token", "linear, mean token", "fine-tuned"}
-    assert all(gain["macro AUC"]["value"] == 0 for gain in gains.values())
+    assert all(gain["macro AUC"]["value"] == gain["macro AUC"]["error"] == 0 for gain in gains.values())
+    # Without the scores of the jets the errors of both rows are taken for independent.
+    scores = tmp_path / "out" / "cells" / "random-seed-0" / "scores.npz"
+    scores.unlink()
+    table = compare(**given)["tables"][1]
+    assert all(gain["macro AUC"]["error"] > 0 for gain in table["results"]["supcon"].values())
+    assert "as if independent" in table["notes"][0]
+    scores.write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"scores\.npz: cannot be read"):
+        compare(**given)
 
 
 def test_several_processes_compute_what_one_computes(finished, stores, tmp_path):
@@ -274,8 +284,10 @@ def test_rows_with_encoders_of_their_own_beside_the_common_one(stores, tmp_path)
 
 def test_differences_to_the_reference_are_those_of_paired_seeds(stores, tmp_path):
     other = {"kind": "random", "name": "other", "encoder": {"depth": 1}}
+    names = ("other", "random")
     changes = {"objectives": [other], "baselines": ["random", "observables"], "reference": "random", "seeds": 3}
-    record = compare(**settings(stores, tmp_path / "out", **changes, n_labels=[]))
+    changes = settings(stores, tmp_path / "out", **changes, n_labels=[])
+    record = compare(**changes)
     found = defaultdict(dict)
     table = content(tmp_path / "out")
     for row, seed, value, *key in zip(
@@ -296,7 +308,17 @@ def test_differences_to_the_reference_are_those_of_paired_seeds(stores, tmp_path
             ]
             error = np.std(pairs, ddof=1) / 3**0.5
             assert cells[heading]["value"] == pytest.approx(np.mean(pairs))
-            assert cells[heading]["error"] == pytest.approx(error)
+            assert cells[heading]["seed_error"] == pytest.approx(error)
+            scores = [
+                [np.load(tmp_path / "out" / "cells" / f"{row}-seed-{s}" / "scores.npz")[head] for row in names]
+                for s in (0, 1, 2)
+            ]
+            truth = prong_jets(240, 2).truth
+            if signal:  # by p_S/(p_S + p_B), which single precision rounds to 1 later than p_S
+                scores = [[p.astype(float) / p.astype(float).sum(1, keepdims=True) for p in pair] for pair in scores]
+                scores = [[np.stack([1 - p[:, 1], p[:, 1]], 1) for p in pair] for pair in scores]
+            assert found["other", head, metric, signal][0] == pytest.approx(macro_auc(scores[0][0], truth).value)
+            assert cells[heading]["sampling_error"] == pytest.approx(auc_difference_error(scores, truth))
             assert cells[f"{heading}: σ"]["value"] == pytest.approx(np.mean(pairs) / error)
     assert "± standard error of the mean over paired seeds" in (tmp_path / "out" / "results.md").read_text()
 

@@ -134,6 +134,35 @@ def test_muon_turns_a_gradient_into_an_orthogonal_matrix(shape):
     assert (update**2).mean().sqrt() * 0.2 * math.sqrt(max(shape)) == pytest.approx(0.2, rel=0.25)
 
 
+def test_muon_is_that_of_torch():
+    """Which takes one matrix after the other, in bfloat16; rates and decay differ between layers."""
+    ours, theirs = [], []
+    for target in (ours, theirs):
+        for layer, (lr, decay) in enumerate(((0.01, 0.1), (0.02, 0.0)), 1):
+            target += groups((8, 24), (8, 24), (20, 6), name=f"block {layer}", lr=lr, decay=decay)[1]
+    start = [p.detach().clone() for group in ours for p in group["params"]]
+    optimizers = (
+        build_optimizer(OptimizerConfig(name="muon"), ours),
+        torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw"),
+    )
+    moved = []
+    for optimizer, target in zip(optimizers, (ours, theirs), strict=True):
+        parameters = [p for group in target for p in group["params"]]
+        run_steps(optimizer, parameters, 6)
+        assert all(p.grad is not None for p in parameters)
+        moved.append(torch.cat([(p.data - before).flatten() for p, before in zip(parameters, start, strict=True)]))
+    assert (moved[0] - moved[1]).norm() < 0.01 * moved[1].norm()
+
+
+def test_muon_leaves_what_has_no_gradient():
+    (first, second), given = groups((8, 8), (8, 8))
+    before = second.detach().clone()
+    first.grad = torch.ones_like(first)
+    build_optimizer(OptimizerConfig(name="muon"), given).step()
+    assert torch.equal(second, before)
+    assert not torch.equal(first, before)
+
+
 def test_muon_is_for_matrices_of_blocks_alone():
     """Everything else moves as with AdamW, at the rate and decay of its group."""
     shapes = [(4, 6), (6,), (1, 6), (2, 3, 4)]

@@ -146,15 +146,17 @@ class PairBias(nn.Module):
             rows = torch.cat(list(lengths)) + n_prefix
             sequence = torch.repeat_interleave(rows)
             jet = p4.new_zeros(len(rows), 4).index_add_(0, sequence, p4).index_select(0, sequence)
-        features = pair_features(p4, first, second, jet).to(next(self.parameters()).dtype)
-        device = p4.device.type
-        with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
-            values = self.embed(features)
-        parts = torch.split(values, [len(pair[0]) for pair in pairs])
+        parts = torch.split(self.values(p4, first, second, jet), [len(pair[0]) for pair in pairs])
         return [
             _Scatter.apply(part, group, place, mirrored)  # type: ignore[no-untyped-call]
             for part, group, (_, _, place, mirrored) in zip(parts, groups, pairs, strict=True)
         ]
+
+    def values(self, p4: Tensor, first: Tensor, second: Tensor, jet: Tensor | None) -> Tensor:
+        """(pairs, heads) biases of pairs of rows, of which ``first`` and ``second`` are the places."""
+        features = pair_features(p4, first, second, jet).to(next(self.parameters()).dtype)
+        with torch.autocast(p4.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            return self.embed(features)
 
     def embed(self, x: Tensor) -> Tensor:
         """(pairs, features) → (pairs, heads) biases."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,21 +48,28 @@ class _Attention(nn.Module):
         x = x.view(len(x), self.heads, x.shape[1] // self.heads)
         return x if norm is None else norm(x)
 
-    def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor | None]) -> Tensor:
-        """Self-attention within each sequence: (T, width) → (T, width). ``bias`` is added to the scores of a group."""
-        rows = self.qkv(x)
+    def projected(self, x: Tensor) -> Tensor:
+        """Queries, keys and values: (T, width) → (T, 3 · width)."""
+        rows: Tensor = self.qkv(x)
         if self.q_norm is not None:
             q, k, v = rows.chunk(3, -1)
             rows = torch.cat([self.split(q, self.q_norm).flatten(1), self.split(k, self.k_norm).flatten(1), v], -1)
+        return rows
+
+    def forward(self, rows: Tensor, packing: Packing, bias: Sequence[Tensor | None]) -> Tensor:
+        """Values by their weights within each sequence: (T, 3 · width) → (T, width).
+
+        ``bias`` is added to the scores of a group.
+        """
+        width = rows.shape[1] // 3
         mixed = []
         for group, mask in zip(packing.groups, bias, strict=True):
-            padded = group.padded(rows[group.start : group.stop]).view(
-                group.n, group.length, 3, self.heads, x.shape[1] // self.heads
-            )
+            own = rows if len(packing.groups) == 1 else rows[group.start : group.stop]
+            padded = group.padded(own).view(group.n, group.length, 3, self.heads, width // self.heads)
             q, k, v = padded.permute(2, 3, 0, 1, 4).unbind()
             out = self._mixed(q, k, v, mask)
-            mixed.append(group.unpadded(out.permute(1, 2, 0, 3).reshape(group.n * group.length, x.shape[1])))
-        return self.output(torch.cat(mixed), x)
+            mixed.append(group.unpadded(out.permute(1, 2, 0, 3).reshape(group.n * group.length, width)))
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Values by their weights: (heads, n, length, head dim) each → the same."""
@@ -85,7 +94,7 @@ class _Attention(nn.Module):
         return projected
 
     def of_class(self, query: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
-        """One query (batch, width) attends to the rows of its sequence: (T, width), (T,) → (batch, width)."""
+        """Values by their weights for one query (batch, width) on the rows of its sequence, (T, width) and (T,)."""
         width = query.shape[1]
         weight, offset = self.qkv.weight, self.qkv.bias
         q = self.split(F.linear(query, weight[:width], offset[:width]), self.q_norm)
@@ -97,10 +106,8 @@ class _Attention(nn.Module):
         weights = torch.exp(scores - top.detach()[sequence])
         total = torch.zeros_like(top).index_add(0, sequence, weights)
         weights = (weights / total[sequence]).to(v.dtype)
-        mixed = v.new_zeros(query.shape).index_add(
-            0, sequence, (self.split(v, None) * weights.unsqueeze(-1)).flatten(1)
-        )
-        return self.output(mixed, query)
+        weighted = (self.split(v, None) * weights.unsqueeze(-1)).flatten(1)
+        return v.new_zeros(query.shape).index_add(0, sequence, weighted)
 
 
 class _Block(nn.Module):
@@ -124,31 +131,42 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor | None], sequence: Tensor) -> Tensor:
         """(T, width) packed tokens → (T, width)."""
-        mixed = self.attention(self.norm1(x), packing, bias)
-        return self.feed_forward(self.attended(x, mixed, sequence), sequence)
+        seen, rows = self.before(x)
+        mixed = self.attention(rows, packing, bias)
+        kept = self._kept(len(packing.lengths), x)
+        return self.after(x, seen, mixed, None if kept is None else kept[sequence])
 
     def of_class(self, token: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
         """(batch, width) class tokens, which attend to themselves and the particles (T, width) → (batch, width)."""
         own = torch.arange(len(token), device=token.device)
         mixed = self.attention.of_class(token, self.norm1(torch.cat([token, x])), torch.cat([own, sequence]))
-        return self.feed_forward(self.attended(token, mixed, own), own)
+        return self.after(token, token, mixed, self._kept(len(token), x))
 
     def of_rows(self, rows: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
         """What `forward` gives for ``rows`` (batch,), one a sequence, on which there is no bias: (batch, width)."""
         keys = self.norm1(x)
-        mixed = self.attention.of_class(keys.index_select(0, rows), keys, sequence)
-        own = torch.arange(len(rows), device=rows.device)
-        return self.feed_forward(self.attended(x.index_select(0, rows), mixed, own), own)
+        seen = keys.index_select(0, rows)
+        mixed = self.attention.of_class(seen, keys, sequence)
+        return self.after(x.index_select(0, rows), seen, mixed, self._kept(len(rows), x))
 
-    def attended(self, x: Tensor, mixed: Tensor, sequence: Tensor) -> Tensor:
-        """The residual stream after attention."""
+    def _kept(self, jets: int, x: Tensor) -> Tensor | None:
+        """(jets, 2) factors of both branches: zero where they are left out; None if none is."""
+        if not (self.drop_path and self.training):
+            return None
+        return (torch.rand(jets, 2, device=x.device) >= self.drop_path).to(x.dtype) / (1 - self.drop_path)
+
+    def before(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What attention sees, (T, width), and its queries, keys and values, (T, 3 · width)."""
+        seen = self.norm1(x)
+        return seen, self.attention.projected(seen)
+
+    def after(self, x: Tensor, seen: Tensor, mixed: Tensor, kept: Tensor | None) -> Tensor:
+        """The residual stream (T, width) after the mixed values were added to it, and the feed-forward network."""
+        mixed = self.attention.output(mixed, seen)
         if self.head_gain is not None and self.inner1 is not None:
             by_head = mixed.view(len(mixed), len(self.head_gain), mixed.shape[1] // len(self.head_gain))
             mixed = self.inner1((by_head * self.head_gain.unsqueeze(1)).flatten(1))
-        return x + self._branch(mixed, self.gamma1, sequence)
-
-    def feed_forward(self, x: Tensor, sequence: Tensor) -> Tensor:
-        """The residual stream after the feed-forward network."""
+        x = x + self._branch(mixed, self.gamma1, None if kept is None else kept[:, :1])
         hidden = self.fc1(self.norm2(x))
         if self.gated:
             gate, value = hidden.chunk(2, -1)
@@ -158,18 +176,14 @@ class _Block(nn.Module):
         hidden = dropout(hidden, self.dropout, self.training)
         if self.inner2 is not None:
             hidden = self.inner2(hidden)
-        branch = self._branch(self.fc2(hidden), self.gamma2, sequence)
-        return branch + (x if self.residual_gain is None else x * self.residual_gain)
+        branch = self._branch(self.fc2(hidden), self.gamma2, None if kept is None else kept[:, 1:])
+        return branch + x if self.residual_gain is None else torch.addcmul(branch, x, self.residual_gain)
 
-    def _branch(self, x: Tensor, gamma: Tensor | None, sequence: Tensor) -> Tensor:
+    def _branch(self, x: Tensor, gamma: Tensor | None, kept: Tensor | None) -> Tensor:
         x = dropout(x, self.dropout, self.training)
         if gamma is not None:
             x = x * gamma
-        if self.drop_path and self.training:
-            jets = int(sequence[-1]) + 1 if len(sequence) else 0
-            keep = torch.rand(jets, 1, device=x.device) >= self.drop_path
-            x = x * (keep.to(x.dtype) / (1 - self.drop_path))[sequence]
-        return x
+        return x if kept is None else x * kept
 
 
 class ParticleTransformer(JetEncoder):
@@ -234,6 +248,18 @@ class ParticleTransformer(JetEncoder):
     def width(self) -> int:
         """Features of a token."""
         return self.config.width
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what acts on particles and pairs one by one, with these settings of ``torch.compile``.
+
+        Attention, and all that depends on how many particles the jets have, stays as it is. Blocks are alike: what is
+        compiled for one serves all.
+        """
+        before, after = (torch.compile(part, *args, **kwargs) for part in (_Block.before, _Block.after))
+        for block in (*self.blocks, *self.class_blocks):
+            block.before, block.after = partial(before, block), partial(after, block)
+        if self.pair_bias is not None:
+            self.pair_bias.values = torch.compile(self.pair_bias.values, *args, **kwargs)  # type: ignore[method-assign]
 
     def forward(self, views: Sequence[ModelInput], chosen: Sequence[Tensor | None] | None = None) -> list[Encoded]:
         """Encodes all views in one pass.

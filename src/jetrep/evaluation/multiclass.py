@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from jetrep.errors import InputError
 from jetrep.report.measurement import Measurement
 
-__all__ = ["accuracy", "confusion", "macro_auc"]
+__all__ = ["accuracy", "accuracy_difference_error", "auc_difference_error", "confusion", "macro_auc"]
 
 
 def confusion(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
@@ -41,6 +42,33 @@ def macro_auc(probabilities: ArrayLike, labels: ArrayLike) -> Measurement:
         labels: (n_jets,) index of the true class; each class must occur.
     """
     p, y = _checked(probabilities, labels)
+    value, contribution = _contributions(p, y)
+    return _symmetric(value, _error(contribution, y), len(y))
+
+
+def auc_difference_error(taggers: Sequence[tuple[ArrayLike, ArrayLike]], labels: ArrayLike) -> float:
+    """Error of the difference of two macro-averaged AUCs on the same jets, that of `macro_auc` for a difference.
+
+    What the jets have in common cancels: the variance is that of the differences of what each jet contributes.
+
+    Args:
+        taggers: (n_jets, n_classes) probabilities of both, once for each training seed; the error is that of the mean.
+        labels: (n_jets,) index of the true class; each class must occur.
+    """
+    pairs = [[_contributions(*_checked(p, labels))[1] for p in pair] for pair in taggers]
+    return _error(np.mean([ours - theirs for ours, theirs in pairs], axis=0), np.asarray(labels))
+
+
+def accuracy_difference_error(taggers: Sequence[tuple[ArrayLike, ArrayLike]], labels: ArrayLike) -> float:
+    """Error of the difference of two accuracies on the same jets; arguments as for `auc_difference_error`."""
+    y = np.asarray(labels)
+    right = [[_checked(p, labels)[0].argmax(1) == y for p in pair] for pair in taggers]
+    difference = np.mean([ours.astype(float) - theirs for ours, theirs in right], axis=0)
+    return float(difference.std() / math.sqrt(len(y)))
+
+
+def _contributions(p: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+    """The macro-averaged AUC, and (n_jets,) what each jet contributes to it: its mean over a class, for each class."""
     n_classes = p.shape[1]
     rows = [np.flatnonzero(y == k) for k in range(n_classes)]
     if any(len(part) == 0 for part in rows):
@@ -53,8 +81,13 @@ def macro_auc(probabilities: ArrayLike, labels: ArrayLike) -> Measurement:
         contribution[rows[j]] += won / pairs
         contribution[rows[k]] += (1 - _share_below(below, above)) / pairs
         value += float(won.mean()) / pairs
-    variance = sum(float(contribution[part].var(ddof=1)) / len(part) for part in rows if len(part) > 1)
-    return _symmetric(value, math.sqrt(variance), len(y))
+    return value, contribution
+
+
+def _error(contribution: NDArray[np.float64], y: NDArray[np.int64]) -> float:
+    """DeLong's: of the sum over classes of the mean contribution of their jets."""
+    parts = [contribution[y == k] for k in np.unique(y)]
+    return math.sqrt(sum(float(part.var(ddof=1)) / len(part) for part in parts if len(part) > 1))
 
 
 def _share_below(x: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from jetrep.evaluation.probes import ProbeKind, observables, probe
 from jetrep.evaluation.tagging import discriminant, working_points
 from jetrep.jets import Jets
 from jetrep.model import JetModel, ModelConfig
+from jetrep.report.files import replacing
 from jetrep.report.measurement import Measurement
 from jetrep.store.folder import locked
 from jetrep.studies.compare_costs import parameters_of, step_flops, steps_of
@@ -30,11 +32,12 @@ from jetrep.training.devices import device_for
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.pretrain import initial_encoder, pretrain
 
-__all__ = ["FINETUNE", "read_cell", "run_cell"]
+__all__ = ["FINETUNE", "read_cell", "read_scores", "run_cell"]
 
 FINETUNE = "finetune"
 _RATES = (0.01, 0.001)
-_SETTINGS, _RESULT, _SECONDS = "settings.json", "cell.json", "seconds.json"
+_SETTINGS, _RESULT, _SECONDS, _SCORES = "settings.json", "cell.json", "seconds.json", "scores.npz"
+_MOST_SCORES = 10_000_000  # that are kept of a head; where there are more, the jets leave no error to speak of
 
 
 def read_cell(study: Study, row: Row, seed: int) -> dict[str, Any] | None:
@@ -55,6 +58,18 @@ def read_cell(study: Study, row: Row, seed: int) -> dict[str, Any] | None:
             remedy="choose another --out, or --overwrite",
         )
     return read_json(folder / _RESULT) if (folder / _RESULT).exists() else None
+
+
+def read_scores(study: Study, row: Row, seed: int, head: str) -> NDArray[np.float64] | None:
+    """(n_test, n_classes) probabilities of one head of a finished cell, or None if they were not kept."""
+    file = study.folder(row, seed) / _SCORES
+    if not file.exists():
+        return None
+    try:
+        with np.load(file) as scores:
+            return scores[head].astype(np.float64) if head in scores else None
+    except (OSError, ValueError, BadZipFile) as problem:
+        raise InputError(f"cannot be read ({problem})", file=file, remedy="remove the cell's folder") from problem
 
 
 def run_cell(study: Study, index: int, overwrite: bool = False) -> dict[str, Any]:
@@ -86,6 +101,7 @@ class _Cell:
     folder: Path
     results: list[dict[str, Any]] = field(default_factory=list)
     confusions: dict[str, list[list[int]]] = field(default_factory=dict)
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def compute(self) -> dict[str, Any]:
         """All numbers of the cell."""
@@ -112,6 +128,8 @@ class _Cell:
             flops["flops_per_jet"] = step_flops(study, self.row, "forward")
             if self.row.objective != "random":
                 flops["step_flops_per_jet"] = step_flops(study, self.row, self.row.objective)
+        with replacing(self.folder / _SCORES) as stream:
+            np.savez(stream, **self.scores)  # type: ignore[arg-type]
         costs = {"parameters": n_parameters, "steps": steps, **flops, **self._total_seconds()}
         return {"results": self.results, "confusions": self.confusions, "costs": costs}
 
@@ -243,7 +261,7 @@ class _Cell:
             self._judge(head, n, scores if scores.ndim == 2 else np.stack([1 - scores, scores], -1))
 
     def _judge(self, head: str, n: int | None, probabilities: NDArray[np.float64]) -> None:
-        """Note all metrics of one head; of the largest number of labels also the confusion matrix."""
+        """Note all metrics of one head; of the largest number of labels also its scores and the confusion matrix."""
         study = self.study
         truth, classes = study.test_jets.truth, study.test_jets.classes
         found: list[tuple[str, str, Measurement]] = [
@@ -271,6 +289,8 @@ class _Cell:
             for metric, signal, m in found
         ]
         self.confusions[head] = confusion(probabilities, truth).tolist()
+        if probabilities.size <= _MOST_SCORES:
+            self.scores[head] = probabilities.astype(np.float32)
 
     @contextmanager
     def _timed(self, name: str, run: Path) -> Iterator[None]:

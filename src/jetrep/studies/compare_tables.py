@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jetrep.evaluation.tagging import combine_measurements
+from jetrep.evaluation.multiclass import accuracy_difference_error, auc_difference_error
+from jetrep.evaluation.tagging import combine_measurements, discriminant
 from jetrep.objectives.build import needs_of
 from jetrep.report.files import replacing
 from jetrep.report.latex import to_latex
 from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
+from jetrep.studies.compare_cells import read_scores
 from jetrep.studies.compare_study import Row, Study
 from jetrep.studies.environment import environment
 
@@ -66,10 +68,35 @@ class Numbers:
         seeds = list(self.select(row, head, metric, signal, n_labels).values())
         return combine_measurements(seeds) if seeds else None
 
-    def pairs(self, row: str, other: str, head: str, metric: str, signal: str = "") -> list[Any]:
-        """Pairs of measurements of two rows, of the largest number of labels, one pair for each seed that both have."""
+    def pairs(self, row: str, other: str, head: str, metric: str, signal: str = "") -> dict[int, tuple[Any, Any]]:
+        """Pairs of measurements of two rows, of the largest number of labels, for each seed that both have."""
         a, b = (self.select(name, head, metric, signal) for name in (row, other))
-        return [(a[seed], b[seed]) for seed in a if seed in b]
+        return {seed: (a[seed], b[seed]) for seed in a if seed in b}
+
+    def difference_error(
+        self, row: str, other: str, head: str, metric: str, signal: str, seeds: Sequence[int]
+    ) -> float | None:
+        """What the finite number of test jets, the same for both rows, leaves of error in their mean difference.
+
+        None for rejections, and where the scores of the test jets were not kept.
+        """
+        if metric not in ("accuracy", "auc_ovo", "auc"):
+            return None
+        by_name = {one.name: one for one in self.study.rows}
+        kept = [[read_scores(self.study, by_name[name], seed, head) for name in (row, other)] for seed in seeds]
+        found = [(ours, theirs) for ours, theirs in kept if ours is not None and theirs is not None]
+        if len(found) < len(kept):
+            return None
+        truth: Any = self.study.test_jets.truth
+        if metric == "accuracy":
+            return accuracy_difference_error(found, truth)
+        if metric == "auc":
+            classes = self.study.test_jets.classes
+            chosen = {"signal": classes.index(signal), "background": classes.index(self.study.background)}
+            scores = [[discriminant(p, truth, **chosen) for p in pair] for pair in found]
+            truth = scores[0][0][1].astype(int)
+            found = [(np.stack([1 - a, a], 1), np.stack([1 - b, b], 1)) for (a, _), (b, _) in scores]
+        return auc_difference_error(found, truth)
 
     def n_labels(self, head: str) -> list[int]:
         """Numbers of labels on which a head was trained."""
@@ -185,6 +212,7 @@ def _gains(numbers: Numbers) -> ResultsTable | None:
     """Macro AUC minus that of the same encoder, untrained, of the same seed; None without such a row."""
     rows = numbers.study.rows
     gains: dict[str, dict[str, dict[str, Measurement]]] = {}
+    independent = False
     for row in rows:
         if row.objective in ("random", "observables"):
             continue
@@ -192,16 +220,25 @@ def _gains(numbers: Numbers) -> ResultsTable | None:
         same = [other for other in rows if other.objective == "random" and (other.encoder, other.features) == inputs]
         for head in numbers.heads if same else ():
             if pairs := numbers.pairs(row.name, same[0].name, head, "auc_ovo"):
-                gain = combine_measurements([_difference(*pair) for pair in pairs])
+                errors = {
+                    seed: numbers.difference_error(row.name, same[0].name, head, "auc_ovo", "", [seed])
+                    for seed in pairs
+                }
+                independent |= None in errors.values()
+                gain = combine_measurements([_difference(*pair, errors[seed]) for seed, pair in pairs.items()])
                 gains.setdefault(row.name, {})[HEADS[head]] = {"macro AUC": gain}
     if not gains:
         return None
-    note = "errors of the test jets are added in quadrature, as if independent: too large, for the jets are the same"
+    note = "errors of the test jets are those of a difference on the same jets"
+    if independent:
+        note = "errors of the test jets are in part added in quadrature, as if independent: too large"
     return ResultsTable.collect("Gain over the untrained encoder, seed by seed", gains, notes=[note])
 
 
-def _difference(a: Measurement, b: Measurement) -> Measurement:
-    value, error = a.value - b.value, float(np.hypot(a.error, b.error))
+def _difference(a: Measurement, b: Measurement, error: float | None) -> Measurement:
+    value = a.value - b.value
+    if error is None:
+        error = float(np.hypot(a.error, b.error))
     return Measurement(value, error, value - error, value + error, a.n, sampling_error=error)
 
 
@@ -219,9 +256,13 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
                 cells = found.setdefault(name, {}).setdefault(column, {})
                 for metric, heading in metrics.items():
                     if pairs := numbers.pairs(name, reference, head, metric, signal):
-                        cells |= _paired(heading, pairs)
-        notes = ("σ: the mean in units of its error, Student's t of one degree of freedom less than seeds", *notes)
-        return ResultsTable.collect(title, found, notes=notes, error="standard error of the mean over paired seeds")
+                        jets = numbers.difference_error(name, reference, head, metric, signal, list(pairs))
+                        cells |= _paired(heading, list(pairs.values()), jets)
+        notes = ("σ: the mean in units of the first, Student's t of one degree of freedom less than seeds", *notes)
+        error = (
+            "standard error of the mean over paired seeds ± error of the finite number of test jets, where it is known"
+        )
+        return ResultsTable.collect(title, found, notes=notes, error=error)
 
     by_head = {HEADS[head]: (head, "") for head in numbers.heads}
     tables = [table(title, by_head, {key: _OVERALL[key] for key in ("auc_ovo", "accuracy")})]
@@ -232,14 +273,28 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
     return tables
 
 
-def _paired(heading: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, Measurement]:
-    """Mean difference with its standard error, and the mean in units of that; nothing where a value is a limit."""
+def _paired(
+    heading: str, pairs: Sequence[tuple[Measurement, Measurement]], jets: float | None
+) -> dict[str, Measurement]:
+    """Mean difference with its standard error and that of the test ``jets``, and the mean in units of the first.
+
+    Nothing where a value is a limit.
+    """
     if any(m.limit for pair in pairs for m in pair):
         return {}
     values = np.array([a.value - b.value for a, b in pairs])
     n, mean = len(values), float(values.mean())
     error = float(values.std(ddof=1)) / n**0.5 if n > 1 else np.nan
-    found = {heading: Measurement(mean, error, mean - error, mean + error, n_seeds=n)}
+    total = error if jets is None else float(np.hypot(error, jets)) if n > 1 else jets
+    known = jets is not None and n > 1
+    found = {
+        heading: Measurement(
+            *(mean, total, mean - total, mean + total),
+            sampling_error=jets if known else None,
+            seed_error=error if known else None,
+            n_seeds=n,
+        )
+    }
     if error > 0:
         found[f"{heading}: σ"] = Measurement(mean / error, np.nan, mean / error, mean / error, n_seeds=n)
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer, RAdam
 
 from jetrep.errors import InputError, at_least
@@ -114,6 +115,51 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Op
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
+class _StackedMuon(Muon):
+    """torch's Muon, Nesterov's, on all matrices of one shape at once, in bfloat16 on GPUs alone.
+
+    One matrix after the other, its small kernels are a third of a training step of Particle Transformer on a GPU; and
+    few CPUs multiply bfloat16 as fast as float32.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step; a parameter without a gradient stays as it is."""
+        alike: dict[tuple[torch.Size, torch.device], list[tuple[nn.Parameter, dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike.setdefault((parameter.shape, parameter.device), []).append((parameter, group))
+        for (shape, device), members in alike.items():
+            parameters: list[Tensor] = [parameter for parameter, _ in members]
+            gradients = torch.stack([cast(Tensor, parameter.grad) for parameter in parameters])
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            moments = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+            momentum = members[0][1]["momentum"]
+            torch._foreach_lerp_(moments, gradients.unbind(), 1 - momentum)
+            updates = _orthogonal(gradients.lerp(torch.stack(moments), momentum), members[0][1]["ns_coefficients"])
+            # The root mean square of a step of AdamW is about 0.2.
+            rates = [-0.2 * math.sqrt(max(shape)) * group["lr"] for _, group in members]
+            torch._foreach_mul_(parameters, [1 - group["lr"] * group["weight_decay"] for _, group in members])
+            scale = torch.tensor(rates, dtype=gradients.dtype).to(device, non_blocking=True)
+            torch._foreach_add_(parameters, list((updates * scale.view(-1, 1, 1)).unbind()))
+
+
+def _orthogonal(x: Tensor, coefficients: tuple[float, float, float], steps: int = 5) -> Tensor:
+    """(n, a, b) matrices → close ones with singular values near 1, by the quintic iteration of Newton and Schulz."""
+    a, b, c = coefficients
+    wide = x if x.shape[1] <= x.shape[2] else x.mT
+    if x.is_cuda:
+        wide = wide.bfloat16()
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return (wide if x.shape[1] <= x.shape[2] else wide.mT).to(x.dtype)
+
+
 class _MuonAndAdamW(Optimizer):
     """Muon for the matrices of the blocks of an encoder, AdamW for all other parameters, as one optimiser.
 
@@ -136,7 +182,7 @@ class _MuonAndAdamW(Optimizer):
                     kind.append({**group, "params": parameters, "name": group["name"] + name})
         self._parts: list[Optimizer] = []
         if matrices:
-            self._parts.append(Muon(matrices, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
+            self._parts.append(_StackedMuon(matrices, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
         if others:
             self._parts.append(AdamW(others, lr=lr, betas=betas, eps=eps))
         super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
