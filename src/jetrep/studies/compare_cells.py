@@ -28,7 +28,6 @@ from jetrep.studies.compare_costs import parameters_of, step_flops, steps_of
 from jetrep.studies.compare_study import Row, Study, read_json, write_json
 from jetrep.training.checkpoint import RECORD, load_model, model_record, save_model
 from jetrep.training.data import open_pool
-from jetrep.training.devices import device_for
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.pretrain import initial_encoder, pretrain
 
@@ -119,7 +118,7 @@ class _Cell:
                 self._embedded(model, [n])
         else:
             run, steps = self._encoder()
-            self._embedded(self._loaded(run), numbers)
+            self._embedded(load_model(run, study.engine.accelerator), numbers)
             for n in numbers:
                 model = self._finetuned(run, n)
                 self._judge(FINETUNE, n, model.predict(study.test_jets, quiet=study.quiet).astype(float))
@@ -188,25 +187,21 @@ class _Cell:
             patience=epochs,
             batch_size=study.batch_size,
         )
-        return self._loaded(run), epochs * per_epoch
+        return load_model(run, study.engine.accelerator), epochs * per_epoch
 
     def _finetuned(self, run: Path, n: int | None) -> JetModel:
         """The tagger on top of an encoder, alike for a random one: what it gains by its own training is no merit."""
         tuning = self.study.finetuning
-        return self._loaded(
-            self._tagger(
-                f"{FINETUNE}-{_label(n)}",
-                n,
-                from_run=run,
-                optimizer=tuning.optimizer,
-                epochs=tuning.epochs,
-                patience=tuning.patience,
-                batch_size=tuning.batch_size,
-            )
+        tuned = self._tagger(
+            f"{FINETUNE}-{_label(n)}",
+            n,
+            from_run=run,
+            optimizer=tuning.optimizer,
+            epochs=tuning.epochs,
+            patience=tuning.patience,
+            batch_size=tuning.batch_size,
         )
-
-    def _loaded(self, run: Path) -> JetModel:
-        return load_model(run).to(device_for(self.study.engine.accelerator))
+        return load_model(tuned, self.study.engine.accelerator)
 
     def _tagger(self, name: str, n: int | None, *, from_run: Path | Literal["none"], **training: Any) -> Path:
         study, out = self.study, self.folder / name

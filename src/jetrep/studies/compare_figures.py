@@ -16,7 +16,6 @@ from jetrep.studies.compare_tables import HEADS, Numbers
 from jetrep.studies.evaluate import draw_embedding
 from jetrep.studies.parallel import in_parallel
 from jetrep.training.checkpoint import RECORD, load_model
-from jetrep.training.devices import device_for
 
 __all__ = ["draw_comparison"]
 
@@ -75,7 +74,7 @@ def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool =
 
 
 def _project(run: Path, jets: dict[str, Jets], file: Path, accelerator: str) -> None:
-    draw_embedding(load_model(run).to(device_for(accelerator)), jets, file, seed=0, n_jets=_PROJECTED, quiet=True)
+    draw_embedding(load_model(run, accelerator), jets, file, seed=0, n_jets=_PROJECTED, quiet=True)
 
 
 def _baseline(numbers: Numbers) -> str:

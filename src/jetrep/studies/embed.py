@@ -11,7 +11,6 @@ from jetrep.report.files import check_writable
 from jetrep.studies.predictions import write_predictions
 from jetrep.training.checkpoint import load_model, weights_hash
 from jetrep.training.data import data_hashes, load_jets
-from jetrep.training.devices import device_for
 
 __all__ = ["embed"]
 
@@ -36,7 +35,7 @@ def embed(run: Path, *, on: Path, out: Path, max_jets: int | None = None, quiet:
     if out.is_dir():
         raise InputError("is a folder", file=out, field="out", remedy="give the name of a Parquet file")
     check_writable(out.parent)
-    model = load_model(run).to(device_for())
+    model = load_model(run, "auto")
     jets = load_jets([on], max_jets=max_jets)
     embedding = model.embed(jets, quiet=quiet)
     probabilities = None if model.head is None else model.predict(jets, quiet=quiet)

@@ -27,7 +27,6 @@ from jetrep.studies.testsets import choose_background, load_tests
 from jetrep.training.autoencoders import AUTOENCODER
 from jetrep.training.checkpoint import load_model, model_record, weights_hash
 from jetrep.training.data import data_hashes
-from jetrep.training.devices import device_for
 
 __all__ = ["EFFICIENCIES", "draw_embedding", "evaluate"]
 
@@ -88,7 +87,7 @@ def evaluate(
             seed=seed,
             quiet=quiet,
         )
-    model, record = load_model(run).to(device_for()), model_record(run)
+    model, record = load_model(run, "auto"), model_record(run)
     classes = model.config.classes
     if model.head is None:
         raise InputError("a pretrained encoder, not a tagger", file=run, remedy="run jetrep finetune --from RUN first")

@@ -24,7 +24,6 @@ from jetrep.studies.environment import environment
 from jetrep.studies.testsets import choose_background, load_tests
 from jetrep.training.checkpoint import load_model
 from jetrep.training.data import data_hashes, load_jets
-from jetrep.training.devices import device_for
 from jetrep.training.finetune import stratified_subset
 
 __all__ = ["probe", "randomized"]
@@ -72,7 +71,7 @@ def probe(
         if out.suffix not in (".json", ".md"):
             raise InputError(f"no table format is called '{out.suffix}'", file=out, remedy="use .json or .md")
         check_writable(out.parent)
-    model = load_model(run).with_view(n_subjets, max_particles).to(device_for())
+    model = load_model(run, "auto").with_view(n_subjets, max_particles)
     train_jets = load_jets(train, labelled=True)
     train_jets = train_jets[stratified_subset(train_jets.truth, n_labels, seed)]
     classes = train_jets.classes

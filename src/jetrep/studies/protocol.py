@@ -20,13 +20,12 @@ from jetrep.errors import InputError, at_least
 from jetrep.evaluation.probes import ProbeKind, observables, probe
 from jetrep.features import FeatureConfig
 from jetrep.jets import Jets
-from jetrep.model import ClassifierConfig, JetModel
+from jetrep.model import ClassifierConfig
 from jetrep.objectives.self_distillation import PRESETS, SelfDistillationConfig
 from jetrep.report.files import replacing
 from jetrep.studies.probe import randomized
 from jetrep.training.checkpoint import load_model
 from jetrep.training.data import data_hashes, load_jets, load_labelled
-from jetrep.training.devices import device_for
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.pretrain import pretrain
@@ -237,18 +236,15 @@ class Protocol:
                 batch_size=tuning.batch_size,
                 **self._common(),
             )
-            tagger = self._loaded(run)
+            tagger = load_model(run, self.engine.accelerator)
             signal = tagger.config.classes.index(self.stores.classes[1])
             return {domain: tagger.predict(jets)[:, signal].astype(float) for domain, jets in self.stores.tests.items()}
 
         return self._cached(slug, compute)
 
-    def _loaded(self, run: Path) -> JetModel:
-        return load_model(run).to(device_for(self.engine.accelerator))
-
     def _probe(self, view: View, *, random: bool) -> Callable[[], Scores]:
         def compute() -> Scores:
-            model = self._loaded(self.pretrained())
+            model = load_model(self.pretrained(), self.engine.accelerator)
             if random:
                 model = randomized(model, self.seed)
             return self._scores(model.with_view(view.n_subjets, view.max_particles).embed, "logistic")

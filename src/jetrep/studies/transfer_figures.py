@@ -51,5 +51,5 @@ def draw_study(
     tagger = next(row for row in scores if row.startswith("RINO, MLP"))
     shown = {domain: (scores[tagger][domain][0], jets.truth) for domain, jets in stores.tests.items()}
     save(score_distributions(shown, stores.classes, label=f"Score of {signal}: {tagger}"), out / "scores.png")
-    model = load_model(out / "seed-0" / "pretrain")
+    model = load_model(out / "seed-0" / "pretrain", "auto")
     draw_embedding(model, stores.tests, out / "embedding.png", seed=0, quiet=quiet)

@@ -25,6 +25,7 @@ from jetrep.jets import Jets
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.tokenizer import VQTokenizer
 from jetrep.report.files import replacing
+from jetrep.training.devices import device_for
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -172,8 +173,12 @@ def weights_hash(run: Path) -> str:
         raise _unreadable(run, error) from error
 
 
-def load_model(run: Path) -> JetModel:
-    """Load a model that `save_model` wrote, on the CPU, ready for inference.
+def load_model(run: Path, accelerator: str = "cpu") -> JetModel:
+    """Load a model that `save_model` wrote, ready for inference.
+
+    Args:
+        run: the folder.
+        accelerator: where it stands, as in `EngineConfig`: "auto" takes a GPU if there is one.
 
     Raises:
         InputError: if files are missing or damaged, a setting is unknown, or weights do not fit the configuration.
@@ -189,7 +194,7 @@ def load_model(run: Path) -> JetModel:
             file=run / WEIGHTS,
             remedy="restore the pair of files that one run wrote",
         ) from error
-    return model.eval()
+    return model.eval().to(device_for(accelerator))
 
 
 def _model_config(record: Mapping[str, Any], file: Path) -> ModelConfig:
