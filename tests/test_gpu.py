@@ -94,8 +94,11 @@ def test_objectives_draw_and_compute_alike(config):
 
 
 @pytest.mark.parametrize("optimizer", ["ranger", "muon"])
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_a_tagger_learns_in_half_precision(tmp_path, precision, optimizer):
+@pytest.mark.parametrize(
+    ("precision", "compiled"),
+    [("bf16-mixed", False), ("16-mixed", False), pytest.param("bf16-mixed", True, marks=COMPILES)],
+)
+def test_a_tagger_learns_in_half_precision(tmp_path, precision, compiled, optimizer):
     store = write_store(tmp_path / "data", prong_jets(600))
     encoder = ParticleTransformerConfig(width=16, depth=2, heads=2, class_depth=1, embed=(16,), pair_hidden=(8,))
     run = finetune(
@@ -106,7 +109,7 @@ def test_a_tagger_learns_in_half_precision(tmp_path, precision, optimizer):
         optimizer=OptimizerConfig(name=optimizer, lr=5e-3),
         epochs=8,
         batch_size=50,
-        engine=replace(GPU, precision=precision),
+        engine=replace(GPU, precision=precision, compile=compiled),
         quiet=True,
     )
     tests = prong_jets(400, seed=1)

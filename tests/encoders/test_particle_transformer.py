@@ -1,5 +1,6 @@
 """Particle Transformer against weaver's at the same weights, what must not matter to it, and its switches."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -318,21 +319,35 @@ def test_stochastic_depth_keeps_the_mean_and_leaves_whole_jets_out():
 
 
 @pytest.mark.parametrize("change", ["published", "everything"])
-def test_what_is_compiled_has_no_breaks_and_changes_nothing(change):
-    """Traced with its gradients, not compiled: that needs no compiler. One graph serves all blocks."""
+def test_what_is_compiled_is_one_graph_that_changes_nothing(change):
+    """For all numbers of particles and jets. Traced with its gradients, which needs no compiler."""
     config = replace(SMALL, **UPGRADES.get(change, {}) | {"dropout": 0.0, "drop_path": 0.0})
-    view = view_of([3, 12, 7, 7, 1])
-    plain, traced = built(config).train(), built(config).train()
+    plain, original = built(config).train(), built(config).train()
     torch._dynamo.reset()
-    traced.compile(backend="aot_eager", fullgraph=True, dynamic=True)
-    results = []
-    for encoder in (plain, traced):
-        (encoded,) = encoder([view])
-        encoded.cls.square().sum().backward()
-        results.append([encoded.cls.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
-    assert len(results[0]) > 20
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * (1 + float(expected.abs().max())))
+    torch._dynamo.utils.counters.clear()
+    original.compile(backend="aot_eager", fullgraph=True, dynamic=True)
+    traced = copy.deepcopy(original)
+    for counts in ([3, 12, 7, 7, 1], [30, 2, 9], [4, 8, 8, 1, 1, 25, 17]):
+        results = []
+        for encoder in (plain, traced):
+            encoder.zero_grad()
+            (encoded,) = encoder([view_of(counts)])
+            encoded.cls.square().sum().backward()
+            results.append([encoded.cls.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
+        assert len(results[0]) > 20
+        for expected, found in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * (1 + float(expected.abs().max())))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert all(p.grad is None for p in original.parameters())
+
+
+def test_all_that_is_random_can_be_compiled():
+    encoder = built(replace(SMALL, **UPGRADES["everything"])).train()
+    encoder.compile(backend="aot_eager", fullgraph=True, dynamic=True)
+    torch.manual_seed(0)
+    first, second = (encoder([view_of([3, 12, 7])])[0].cls for _ in range(2))
+    assert first.isfinite().all()
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

@@ -138,7 +138,13 @@ def _groups(cuts: Sequence[tuple[int, int]], lengths: list[int], device: torch.d
     return tuple(groups)
 
 
-def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Tensor | None] | None = None) -> Packing:
+def pack(
+    masks: Sequence[Tensor],
+    n_prefix: int,
+    heads: int,
+    chosen: Sequence[Tensor | None] | None = None,
+    one_group: bool = False,
+) -> Packing:
     """The packing of views with the given masks. On a GPU it waits once, for the lengths.
 
     Args:
@@ -148,6 +154,7 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Te
         heads: attention heads, to weigh padding against the number of groups.
         chosen: for each view (batch, n) bool, the real particles that will be read beside the CLS token, or None for
             none of them; by default everything will be read.
+        one_group: all sequences attend side by side, whatever padding that costs.
     """
     device = masks[0].device
     counts = torch.cat([mask.sum(1) for mask in masks])
@@ -169,7 +176,7 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Te
     cls, reading = prefix[:, 0] if n_prefix else start, None
     if chosen is None:
         ascending: list[int] = lengths.tolist()
-        cuts = _cut(ascending, heads, device.type)
+        cuts = [(0, len(ascending))] if one_group else _cut(ascending, heads, device.type)
     else:
         taken = [torch.zeros_like(m) if c is None else c & m for c, m in zip(chosen, masks, strict=True)]
         n_read = torch.cat([c.sum(1) for c in taken])[order] + 1
@@ -178,7 +185,7 @@ def pack(masks: Sequence[Tensor], n_prefix: int, heads: int, chosen: Sequence[Te
         place = torch.zeros_like(source)
         place[rows] = torch.arange(len(rows), device=device)
         cls, row = place[cls], place[row]
-        cuts = _cut(ascending, heads, device.type)
+        cuts = [(0, len(ascending))] if one_group else _cut(ascending, heads, device.type)
         reading = Reading(rows, _groups(cuts, read, device))
     shapes = [mask.shape for mask in masks]
     particles = torch.split(row, [mask.numel() for mask in masks])

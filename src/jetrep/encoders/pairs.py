@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from jetrep.encoders.packing import Group
 
-__all__ = ["EXTENDED_PAIR_FEATURES", "PAIR_FEATURES", "PairBias", "pair_features"]
+__all__ = ["EXTENDED_PAIR_FEATURES", "PAIR_FEATURES", "PairBias", "Pairs", "pair_features", "pairs_of"]
 
 PAIR_FEATURES = ("log_kt", "log_z", "log_delta", "log_m2")
 EXTENDED_PAIR_FEATURES = (
@@ -106,6 +106,11 @@ def _of_jet(p4: Tensor, jet: Tensor) -> list[Tensor]:
     return [rest, 0.5 * pt2.clamp(min=_FLOOR).log(), m2.log()]
 
 
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""For each pair of a group the packed rows of both, and the places of (a, b) and (b, a) in its flattened (n, length,
+length) scores."""
+
+
 class PairBias(nn.Module):
     """Pair features → a bias for the attention scores of each head: batch norm, then linear layers, each with a batch
     norm and GELU.
@@ -127,36 +132,33 @@ class PairBias(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm1d(size) for size in sizes)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
-    def forward(self, p4: Tensor, groups: Sequence[Group], lengths: Sequence[Tensor], n_prefix: int) -> list[Tensor]:
+    def forward(
+        self, p4: Tensor, pairs: Sequence[Pairs], groups: Sequence[Group], sequence: Tensor, jets: int
+    ) -> list[Tensor]:
         """What is added to the scores of each attention group.
 
         Args:
-            p4: (T, 4) packed: ``n_prefix`` rows for prefix tokens, then the particles of each sequence.
+            p4: (T, 4) packed.
+            pairs: those of each group, from `pairs_of`.
             groups: the groups of the packing.
-            lengths: for each group (n,) particles of its sequences.
-            n_prefix: tokens before the particles of each sequence.
+            sequence: (T,) of which jet each row is.
+            jets: their number.
 
         Returns:
             (heads, n, length, length) for each group: zero for pairs with a prefix token, −∞ for padded keys.
         """
-        pairs = [_pairs(group, length, n_prefix) for group, length in zip(groups, lengths, strict=True)]
-        first, second = (torch.cat([pair[k] for pair in pairs]) for k in (0, 1))
+        first, second = (_joined([pair[k] for pair in pairs]) for k in (0, 1))
         jet = None
         if self.extended:
-            rows = torch.cat(list(lengths)) + n_prefix
-            sequence = torch.repeat_interleave(rows)
-            jet = p4.new_zeros(len(rows), 4).index_add_(0, sequence, p4).index_select(0, sequence)
-        parts = torch.split(self.values(p4, first, second, jet), [len(pair[0]) for pair in pairs])
-        return [
-            _Scatter.apply(part, group, place, mirrored)  # type: ignore[no-untyped-call]
-            for part, group, (_, _, place, mirrored) in zip(parts, groups, pairs, strict=True)
-        ]
-
-    def values(self, p4: Tensor, first: Tensor, second: Tensor, jet: Tensor | None) -> Tensor:
-        """(pairs, heads) biases of pairs of rows, of which ``first`` and ``second`` are the places."""
+            jet = p4.new_zeros(jets, 4).index_add_(0, sequence, p4).index_select(0, sequence)
         features = pair_features(p4, first, second, jet).to(next(self.parameters()).dtype)
         with torch.autocast(p4.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            return self.embed(features)
+            values = self.embed(features)
+        parts = [values] if len(pairs) == 1 else torch.split(values, [len(pair[0]) for pair in pairs])
+        return [
+            _Scatter.apply(part, *pair[2:], group.bias, group.n, group.length)  # type: ignore[no-untyped-call]
+            for part, group, pair in zip(parts, groups, pairs, strict=True)
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         """(pairs, features) → (pairs, heads) biases."""
@@ -168,12 +170,17 @@ class PairBias(nn.Module):
         return x
 
 
-def _pairs(group: Group, lengths: Tensor, n_prefix: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def pairs_of(group: Group, lengths: Tensor, n_prefix: int) -> Pairs:
     """All unordered pairs within the sequences of a group, each particle with itself included.
 
-    Returns:
-        for each pair the packed rows of both, and the places of (a, b) and (b, a) in the flattened (n, length, length)
-        scores.
+    Args:
+        group: a group of the packing.
+        lengths: (n,) particles of its sequences.
+        n_prefix: tokens before the particles of each sequence, which have no pairs.
     """
     i, j = torch.tril_indices(group.length - n_prefix, group.length - n_prefix, device=lengths.device)
     sequence, pair = (i < lengths.unsqueeze(1)).nonzero(as_tuple=True)
@@ -188,22 +195,23 @@ class _Scatter(torch.autograd.Function):
     """(pairs, heads) → (heads, n, length, length), symmetric, with −∞ for padded keys."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, group: Group, place: Tensor, mirrored: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, place: Tensor, mirrored: Tensor, padding: Tensor | None, n: int, length: int
+    ) -> Tensor:
         ctx.save_for_backward(place, mirrored)
-        heads, n, length = values.shape[1], group.n, group.length
-        scores = values.new_zeros(heads, n, length, length)
-        if group.bias is not None:
-            scores += group.bias.view(n, 1, length).to(scores.dtype)
-        flat = scores.view(heads, -1)
+        scores = values.new_zeros(values.shape[1], n, length, length)
+        if padding is not None:
+            scores += padding.view(n, 1, length).to(scores.dtype)
+        flat = scores.view(values.shape[1], -1)
         flat.index_copy_(1, place, values.T)
         flat.index_copy_(1, mirrored, values.T)
         return scores
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         place, mirrored = ctx.saved_tensors
         flat = gradients[0].flatten(1)
         once = (place != mirrored).to(flat.dtype)  # a particle with itself stands in one place
         found = flat.index_select(1, place) + flat.index_select(1, mirrored) * once
         # Rows side by side: the batch norm before this is thirty times slower on a GPU otherwise.
-        return found.T.contiguous(), None, None, None
+        return found.T.contiguous(), None, None, None, None, None

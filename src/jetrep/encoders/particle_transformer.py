@@ -23,7 +23,7 @@ from jetrep.encoders.base import Encoded, JetEncoder, Symmetry
 from jetrep.encoders.dropout import dropout
 from jetrep.encoders.layers import build_norm
 from jetrep.encoders.packing import Packing, pack
-from jetrep.encoders.pairs import PairBias
+from jetrep.encoders.pairs import PairBias, Pairs, pairs_of
 from jetrep.encoders.particle_transformer_config import PARTS, ParticleTransformerConfig
 from jetrep.features import ModelInput
 
@@ -48,20 +48,12 @@ class _Attention(nn.Module):
         x = x.view(len(x), self.heads, x.shape[1] // self.heads)
         return x if norm is None else norm(x)
 
-    def projected(self, x: Tensor) -> Tensor:
-        """Queries, keys and values: (T, width) → (T, 3 · width)."""
-        rows: Tensor = self.qkv(x)
+    def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor | None]) -> Tensor:
+        """Self-attention within each sequence: (T, width) → (T, width). ``bias`` is added to the scores of a group."""
+        rows, width = self.qkv(x), x.shape[1]
         if self.q_norm is not None:
             q, k, v = rows.chunk(3, -1)
             rows = torch.cat([self.split(q, self.q_norm).flatten(1), self.split(k, self.k_norm).flatten(1), v], -1)
-        return rows
-
-    def forward(self, rows: Tensor, packing: Packing, bias: Sequence[Tensor | None]) -> Tensor:
-        """Values by their weights within each sequence: (T, 3 · width) → (T, width).
-
-        ``bias`` is added to the scores of a group.
-        """
-        width = rows.shape[1] // 3
         mixed = []
         for group, mask in zip(packing.groups, bias, strict=True):
             own = rows if len(packing.groups) == 1 else rows[group.start : group.stop]
@@ -69,7 +61,7 @@ class _Attention(nn.Module):
             q, k, v = padded.permute(2, 3, 0, 1, 4).unbind()
             out = self._mixed(q, k, v, mask)
             mixed.append(group.unpadded(out.permute(1, 2, 0, 3).reshape(group.n * group.length, width)))
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        return self.output(mixed[0] if len(mixed) == 1 else torch.cat(mixed), x)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Values by their weights: (heads, n, length, head dim) each → the same."""
@@ -94,7 +86,7 @@ class _Attention(nn.Module):
         return projected
 
     def of_class(self, query: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
-        """Values by their weights for one query (batch, width) on the rows of its sequence, (T, width) and (T,)."""
+        """One query (batch, width) attends to the rows of its sequence: (T, width), (T,) → (batch, width)."""
         width = query.shape[1]
         weight, offset = self.qkv.weight, self.qkv.bias
         q = self.split(F.linear(query, weight[:width], offset[:width]), self.q_norm)
@@ -107,7 +99,7 @@ class _Attention(nn.Module):
         total = torch.zeros_like(top).index_add(0, sequence, weights)
         weights = (weights / total[sequence]).to(v.dtype)
         weighted = (self.split(v, None) * weights.unsqueeze(-1)).flatten(1)
-        return v.new_zeros(query.shape).index_add(0, sequence, weighted)
+        return self.output(v.new_zeros(query.shape).index_add(0, sequence, weighted), query)
 
 
 class _Block(nn.Module):
@@ -131,23 +123,21 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor | None], sequence: Tensor) -> Tensor:
         """(T, width) packed tokens → (T, width)."""
-        seen, rows = self.before(x)
-        mixed = self.attention(rows, packing, bias)
+        mixed = self.attention(self.norm1(x), packing, bias)
         kept = self._kept(len(packing.lengths), x)
-        return self.after(x, seen, mixed, None if kept is None else kept[sequence])
+        return self.after(x, mixed, None if kept is None else kept[sequence])
 
     def of_class(self, token: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
         """(batch, width) class tokens, which attend to themselves and the particles (T, width) → (batch, width)."""
         own = torch.arange(len(token), device=token.device)
         mixed = self.attention.of_class(token, self.norm1(torch.cat([token, x])), torch.cat([own, sequence]))
-        return self.after(token, token, mixed, self._kept(len(token), x))
+        return self.after(token, mixed, self._kept(len(token), x))
 
     def of_rows(self, rows: Tensor, x: Tensor, sequence: Tensor) -> Tensor:
         """What `forward` gives for ``rows`` (batch,), one a sequence, on which there is no bias: (batch, width)."""
         keys = self.norm1(x)
-        seen = keys.index_select(0, rows)
-        mixed = self.attention.of_class(seen, keys, sequence)
-        return self.after(x.index_select(0, rows), seen, mixed, self._kept(len(rows), x))
+        mixed = self.attention.of_class(keys.index_select(0, rows), keys, sequence)
+        return self.after(x.index_select(0, rows), mixed, self._kept(len(rows), x))
 
     def _kept(self, jets: int, x: Tensor) -> Tensor | None:
         """(jets, 2) factors of both branches: zero where they are left out; None if none is."""
@@ -155,14 +145,8 @@ class _Block(nn.Module):
             return None
         return (torch.rand(jets, 2, device=x.device) >= self.drop_path).to(x.dtype) / (1 - self.drop_path)
 
-    def before(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What attention sees, (T, width), and its queries, keys and values, (T, 3 · width)."""
-        seen = self.norm1(x)
-        return seen, self.attention.projected(seen)
-
-    def after(self, x: Tensor, seen: Tensor, mixed: Tensor, kept: Tensor | None) -> Tensor:
-        """The residual stream (T, width) after the mixed values were added to it, and the feed-forward network."""
-        mixed = self.attention.output(mixed, seen)
+    def after(self, x: Tensor, mixed: Tensor, kept: Tensor | None) -> Tensor:
+        """The residual stream (T, width) after what attention gives was added to it, and the feed-forward network."""
         if self.head_gain is not None and self.inner1 is not None:
             by_head = mixed.view(len(mixed), len(self.head_gain), mixed.shape[1] // len(self.head_gain))
             mixed = self.inner1((by_head * self.head_gain.unsqueeze(1)).flatten(1))
@@ -219,6 +203,7 @@ class ParticleTransformer(JetEncoder):
         self.class_blocks = nn.ModuleList(_Block(config, 0.0, 0.0) for _ in range(config.class_depth))
         self.prefix = nn.Parameter(torch.empty(1 + config.n_registers, config.width))
         self.norm = build_norm(config.norm, config.width)
+        self._one_group = False
         self._initialize()
 
     def _initialize(self) -> None:
@@ -250,16 +235,14 @@ class ParticleTransformer(JetEncoder):
         return self.config.width
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what acts on particles and pairs one by one, with these settings of ``torch.compile``.
+        """Compile everything between packing and the tokens as one graph, with these settings of ``torch.compile``.
 
-        Attention, and all that depends on how many particles the jets have, stays as it is. Blocks are alike: what is
-        compiled for one serves all.
+        All sequences are one group then, whose number would otherwise depend on the jets.
         """
-        before, after = (torch.compile(part, *args, **kwargs) for part in (_Block.before, _Block.after))
-        for block in (*self.blocks, *self.class_blocks):
-            block.before, block.after = partial(before, block), partial(after, block)
-        if self.pair_bias is not None:
-            self.pair_bias.values = torch.compile(self.pair_bias.values, *args, **kwargs)  # type: ignore[method-assign]
+        self._one_group = True
+        # A partial function, so that a copy of this encoder computes with its own weights.
+        compiled = torch.compile(ParticleTransformer._tokens, *args, **kwargs)
+        self._tokens = partial(compiled, self)  # type: ignore[method-assign]
 
     def forward(self, views: Sequence[ModelInput], chosen: Sequence[Tensor | None] | None = None) -> list[Encoded]:
         """Encodes all views in one pass.
@@ -275,30 +258,56 @@ class ParticleTransformer(JetEncoder):
         read = any(particles is not None for particles in chosen or ())
         masks = [view.mask if read else self._trimmed(view.mask) for view in views]
         n_prefix = 0 if self.config.class_depth else len(self.prefix)
-        packing = pack(masks, n_prefix, self.config.heads)
-        jets = sum(len(mask) for mask in masks)
-        n_biased = len(self.blocks) if self.config.pair_blocks is None else self.config.pair_blocks
-        particles = self._embedded(views, packing.real)
-        # The prefix of all sequences, then the particles; `source` picks them in packed order.
-        prefix = self.prefix[:n_prefix].expand(jets, -1, -1).flatten(0, 1).to(particles.dtype)
-        x = torch.cat([prefix, particles]).index_select(0, packing.source)
-        sequence = torch.repeat_interleave(packing.lengths)
-        plain = [None if group.bias is None else group.bias.transpose(0, 1) for group in packing.groups]
-        bias = self._bias(views, packing, n_prefix) or plain
+        packing = pack(masks, n_prefix, self.config.heads, one_group=self._one_group)
+        sequence = torch.repeat_interleave(packing.lengths, output_size=len(packing.source))
+        features = torch.cat([view.features.flatten(0, 1) for view in views]).index_select(0, packing.real)
+        p4, pairs = self._pairs(views, packing, n_prefix)
         cls_alone = chosen is not None and not read and not self.config.class_depth
+        x = self._tokens(features, p4, pairs, packing, sequence, cls_alone)
+        if cls_alone or self.config.class_depth:
+            # Sequences stand in packed order: so do their class tokens.
+            cls = self._places(packing) + (0 if cls_alone else len(sequence))
+            return self._encoded(x, cls, packing, masks, complete=not cls_alone)
+        return self._encoded(x, packing.cls, packing, masks)
+
+    def _tokens(
+        self,
+        features: Tensor,
+        p4: Tensor | None,
+        pairs: Sequence[Pairs],
+        packing: Packing,
+        sequence: Tensor,
+        cls_alone: bool,
+    ) -> Tensor:
+        """Normalised tokens in packed order, (T, width).
+
+        With class blocks the class tokens follow, (T + jets, width); ``cls_alone``, they are all there is.
+        """
+        jets = len(packing.lengths)
+        particles = self.embed(self.input_norm(features))
+        x = particles
+        if not self.config.class_depth:
+            # The prefix of all sequences, then the particles; `source` picks them in packed order.
+            prefix = self.prefix.expand(jets, -1, -1).flatten(0, 1).to(particles.dtype)
+            x = torch.cat([prefix, particles])
+        x = x.index_select(0, packing.source)
+        plain = [None if group.bias is None else group.bias.transpose(0, 1) for group in packing.groups]
+        bias = plain
+        if self.pair_bias is not None and p4 is not None:
+            bias = self.pair_bias(p4, pairs, packing.groups, sequence, jets)
+        n_biased = len(self.blocks) if self.config.pair_blocks is None else self.config.pair_blocks
         for k, block in enumerate(self.blocks[: len(self.blocks) - cls_alone]):
             x = block(x, packing, plain if k >= n_biased else bias, sequence)
         if cls_alone:
-            # Sequences stand in packed order: so do their class tokens.
             start = packing.lengths.cumsum(0) - packing.lengths
-            x = self.norm(self.blocks[-1].of_rows(start, x, sequence))  # type: ignore[operator]
-            return self._encoded(x, self._places(packing), packing, masks, complete=False)
-        if not self.config.class_depth:
-            return self._encoded(self.norm(x), packing.cls, packing, masks)
-        token = self.prefix.expand(jets, -1).to(x.dtype)
-        for block in self.class_blocks:
-            token = block.of_class(token, x, sequence)  # type: ignore[operator]
-        return self._encoded(self.norm(torch.cat([x, token])), self._places(packing) + len(x), packing, masks)
+            x = self.blocks[-1].of_rows(start, x, sequence)  # type: ignore[operator]
+        elif self.config.class_depth:
+            token = self.prefix.expand(jets, -1).to(x.dtype)
+            for block in self.class_blocks:
+                token = block.of_class(token, x, sequence)  # type: ignore[operator]
+            x = torch.cat([x, token])
+        normalised: Tensor = self.norm(x)
+        return normalised
 
     @staticmethod
     def _places(packing: Packing) -> Tensor:
@@ -317,24 +326,17 @@ class ParticleTransformer(JetEncoder):
         lottery = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, 2.0)
         return mask & (lottery.argsort(1).argsort(1) < longest)
 
-    def _embedded(self, views: Sequence[ModelInput], real: Tensor) -> Tensor:
-        features = torch.cat([view.features.flatten(0, 1) for view in views]).index_select(0, real)
-        embedded: Tensor = self.embed(self.input_norm(features))
-        return embedded
-
-    def _bias(self, views: Sequence[ModelInput], packing: Packing, n_prefix: int) -> list[Tensor]:
-        """What pairs of particles add to the scores of each group, and padding; nothing if there is no such bias."""
+    def _pairs(self, views: Sequence[ModelInput], packing: Packing, n_prefix: int) -> tuple[Tensor | None, list[Pairs]]:
+        """(T, 4) momenta in packed order, and the pairs of each group; nothing if there is no bias of pairs."""
         if self.pair_bias is None:
-            return []
-        lengths = packing.lengths - n_prefix
-        jets = len(lengths)
+            return None, []
         momenta = [view.p4 for view in views if view.p4 is not None]
         if len(momenta) < len(views):
             raise ValueError("ParticleTransformer needs the four-vectors of the particles: see ModelInput.p4")
         p4 = torch.cat([p4.flatten(0, 1) for p4 in momenta]).index_select(0, packing.real)
-        p4 = torch.cat([p4.new_zeros(jets * n_prefix, 4), p4]).index_select(0, packing.source)
-        parts = torch.split(lengths, [group.n for group in packing.groups])
-        return self.pair_bias(p4, packing.groups, parts, n_prefix)  # type: ignore[no-any-return]
+        p4 = torch.cat([p4.new_zeros(len(packing.lengths) * n_prefix, 4), p4]).index_select(0, packing.source)
+        parts = torch.split(packing.lengths - n_prefix, [group.n for group in packing.groups])
+        return p4, [pairs_of(*part, n_prefix) for part in zip(packing.groups, parts, strict=True)]
 
     def _encoded(
         self, x: Tensor, cls: Tensor, packing: Packing, masks: Sequence[Tensor], complete: bool = True
