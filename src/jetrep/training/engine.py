@@ -50,8 +50,8 @@ class EngineConfig:
         num_nodes: number of nodes.
         strategy: Lightning's name of the parallel strategy, such as "ddp".
         precision: arithmetic; bf16-mixed halves the time of large models. 16-mixed is for GPUs: a CPU takes bf16-mixed.
-        compile: compile the encoder, and a Lorentz-equivariant decoder, with torch.compile; needs a C++ compiler, and on
-            a CPU only Lorentz-equivariant networks gain by it.
+        compile: torch.compile for the encoder and a Lorentz-equivariant decoder; needs a C++ compiler, and on a CPU only
+            Lorentz-equivariant networks gain by it.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_every: steps between two states to resume from.
         prefetch: batches that are made ahead, by a thread.
