@@ -50,7 +50,7 @@ class EngineConfig:
         num_nodes: number of nodes.
         strategy: Lightning's name of the parallel strategy, such as "ddp".
         precision: arithmetic; bf16-mixed halves the time of large models. 16-mixed is for GPUs: a CPU takes bf16-mixed.
-        compile: torch.compile for the encoder and a Lorentz-equivariant decoder; needs a C++ compiler, and on a CPU only
+        compile: torch.compile for the encoder and a Lorentz-equivariant decoder; needs a C++ compiler. On a CPU only
             Lorentz-equivariant networks gain by it.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_every: steps between two states to resume from.
