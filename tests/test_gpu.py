@@ -19,6 +19,7 @@ from jetrep.objectives.autoencoding import AutoencoderConfig
 from jetrep.objectives.build import OBJECTIVES, build_objective
 from jetrep.objectives.masked import MaskedParticlesConfig
 from jetrep.objectives.next_token import NextTokenConfig
+from jetrep.objectives.self_distillation import SelfDistillation
 from jetrep.objectives.tokenizer import TokenizerConfig
 from jetrep.studies.probe import randomized
 from jetrep.training.autoencoders import load_autoencoder
@@ -135,6 +136,34 @@ def test_a_run_can_be_repeated(tmp_path):
     again = pretrain([store], out=tmp_path / "again", steps=6, **settings)
     first, second = (load_model(path).embed(prong_jets(8)) for path in (run, again))
     np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    """As a whole one ends, up to the order of sums; the state was written at step 4 of 9."""
+    store = write_store(tmp_path / "data", prong_jets(96))
+    settings = {
+        "encoder": PLAIN,
+        "batch_size": 32,
+        "steps": 9,
+        "engine": replace(GPU, checkpoint_every=4),
+        "quiet": True,
+    }
+    whole = pretrain([store], out=tmp_path / "whole", **settings)
+    after_step = SelfDistillation.after_step
+
+    def stop(self, at, total):
+        if at == 6:
+            monkeypatch.setattr(SelfDistillation, "after_step", after_step)
+            raise KeyboardInterrupt
+        after_step(self, at, total)
+
+    monkeypatch.setattr(SelfDistillation, "after_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain([store], out=tmp_path / "stopped", **settings)
+    assert (tmp_path / "stopped" / "resume.ckpt").exists()
+    resumed = pretrain([store], out=tmp_path / "stopped", **settings)
+    first, second = (load_model(path).embed(prong_jets(8)) for path in (whole, resumed))
+    np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILES)])
