@@ -313,9 +313,14 @@ def test_stochastic_depth_keeps_the_mean_and_leaves_whole_jets_out():
     assert block.eval()._kept(4000, torch.empty(0)) is None
 
     encoder = built(replace(SMALL, depth=1, class_depth=0, normformer=False))
-    encoder.blocks[0]._kept = lambda jets, x: x.new_zeros(jets, 2)  # both branches of all jets are left out
-    (encoded,) = encoder([view_of([3, 1, 5])])
-    torch.testing.assert_close(encoded.cls, encoder.norm(encoder.prefix).expand(3, -1))
+    view = view_of([3, 1, 5])
+    (whole,) = encoder([view])
+    # Both branches of the shortest jet, which stands first in packed order, are left out, and no other's.
+    encoder.blocks[0]._kept = lambda jets, x: torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    (encoded,) = encoder([view])
+    torch.testing.assert_close(encoded.cls[1], encoder.norm(encoder.prefix)[0])
+    torch.testing.assert_close(encoded.cls[[0, 2]], whole.cls[[0, 2]])
+    assert (encoded.cls[1] - whole.cls[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("change", ["published", "everything"])

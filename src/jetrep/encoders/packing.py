@@ -100,8 +100,10 @@ class Packing:
     reading: Reading | None = None
 
 
-def _cut(lengths: list[int], heads: int, device: str) -> list[tuple[int, int]]:
+def _cut(lengths: list[int], heads: int, device: str, one_group: bool) -> list[tuple[int, int]]:
     """Ascending sequence lengths → (first, last + 1) of each group: padding on one side, overhead on the other."""
+    if one_group:
+        return [(0, len(lengths))]
     group_cost = _GROUP_COST.get(device, _GROUP_COST["cuda"])
     budget = _GROUP_BUDGET.get(device, _GROUP_BUDGET["cuda"])
     groups, first = [], 0
@@ -176,7 +178,7 @@ def pack(
     cls, reading = prefix[:, 0] if n_prefix else start, None
     if chosen is None:
         ascending: list[int] = lengths.tolist()
-        cuts = [(0, len(ascending))] if one_group else _cut(ascending, heads, device.type)
+        cuts = _cut(ascending, heads, device.type, one_group)
     else:
         taken = [torch.zeros_like(m) if c is None else c & m for c, m in zip(chosen, masks, strict=True)]
         n_read = torch.cat([c.sum(1) for c in taken])[order] + 1
@@ -185,7 +187,7 @@ def pack(
         place = torch.zeros_like(source)
         place[rows] = torch.arange(len(rows), device=device)
         cls, row = place[cls], place[row]
-        cuts = [(0, len(ascending))] if one_group else _cut(ascending, heads, device.type)
+        cuts = _cut(ascending, heads, device.type, one_group)
         reading = Reading(rows, _groups(cuts, read, device))
     shapes = [mask.shape for mask in masks]
     particles = torch.split(row, [mask.numel() for mask in masks])

@@ -36,7 +36,7 @@ __all__ = ["FINETUNE", "read_cell", "read_scores", "run_cell"]
 FINETUNE = "finetune"
 _RATES = (0.01, 0.001)
 _SETTINGS, _RESULT, _SECONDS, _SCORES = "settings.json", "cell.json", "seconds.json", "scores.npz"
-_MOST_SCORES = 10_000_000  # that are kept of a head; where there are more, the jets leave no error to speak of
+_MOST_SCORES = 1_000_000  # that are kept of a head: with more, the errors of all differences would take an hour
 
 
 def read_cell(study: Study, row: Row, seed: int) -> dict[str, Any] | None:

@@ -182,7 +182,7 @@ class _MuonAndAdamW(Optimizer):
                     kind.append({**group, "params": parameters, "name": group["name"] + name})
         self._parts: list[Optimizer] = []
         if matrices:
-            self._parts.append(_StackedMuon(matrices, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
+            self._parts.append(_StackedMuon(matrices, lr=lr, momentum=momentum))
         if others:
             self._parts.append(AdamW(others, lr=lr, betas=betas, eps=eps))
         super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
