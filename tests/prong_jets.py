@@ -8,8 +8,11 @@ from jetrep.jets import Jets
 from jetrep.store.writer import StoreWriter
 
 
-def prong_jets(n_jets: int, seed: int = 0, classes: tuple[str, str] = ("qcd", "top")) -> Jets:
-    """Jets of 10 to 30 massless particles, pT about 600 GeV, classes in turn, clustered."""
+def prong_jets(n_jets: int, seed: int = 0, classes: tuple[str, str] = ("qcd", "top"), *, mistaken: float = 0.0) -> Jets:
+    """Jets of 10 to 30 massless particles, pT about 600 GeV, classes in turn, clustered.
+
+    A share ``mistaken`` of them, drawn at random, bears the label of the other class: no tagger is perfect then.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(n_jets) % 2
     counts = rng.integers(10, 31, n_jets)
@@ -25,6 +28,7 @@ def prong_jets(n_jets: int, seed: int = 0, classes: tuple[str, str] = ("qcd", "t
     pt = rng.exponential(1.0, total)
     pt *= (600 / np.bincount(jet, pt))[jet]
     p4 = np.stack([pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], -1)
+    labels = np.where(rng.random(n_jets) < mistaken, 1 - labels, labels)
     jets = Jets(p4.astype(np.float32), np.concatenate([[0], np.cumsum(counts)]), labels, classes)
     return jets.sorted_by_pt().clustered()
 

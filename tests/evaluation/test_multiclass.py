@@ -3,13 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from jetrep.errors import InputError
-from jetrep.evaluation.multiclass import (
-    accuracy,
-    accuracy_difference_error,
-    auc_difference_error,
-    confusion,
-    macro_auc,
-)
+from jetrep.evaluation.multiclass import accuracy, confusion, macro_auc
 from jetrep.evaluation.tagging import tagging_metrics, working_points
 
 
@@ -56,28 +50,6 @@ def test_macro_auc_counts_ties_one_half_and_its_error_is_that_of_a_bootstrap():
         rows = np.concatenate([rng.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(4)])
         resampled.append(macro_auc(p[rows], labels[rows]).value)
     assert measured.error == pytest.approx(np.std(resampled), rel=0.2)
-
-
-def test_errors_of_differences_are_those_of_a_bootstrap_of_the_jets_that_both_have():
-    p, labels = toy(decimals=3)
-    rng = np.random.default_rng(2)
-    pairs = []
-    for _ in range(2):  # of two seeds, whose taggers are alike: most of the error is common
-        noise = p * np.exp(0.3 * rng.standard_normal(p.shape))
-        pairs.append((p, noise / noise.sum(1, keepdims=True)))
-
-    def mean(metric, rows):
-        return np.mean([metric(a[rows], labels[rows]).value - metric(b[rows], labels[rows]).value for a, b in pairs])
-
-    found = {macro_auc: auc_difference_error(pairs, labels), accuracy: accuracy_difference_error(pairs, labels)}
-    draws = [
-        np.concatenate([rng.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(4)])
-        for _ in range(300)
-    ]
-    for metric, error in found.items():
-        assert error == pytest.approx(np.std([mean(metric, rows) for rows in draws]), rel=0.2)
-        assert error < 0.8 * metric(p, labels).error
-    assert auc_difference_error([(p, p)], labels) == accuracy_difference_error([(p, p)], labels) == 0.0
 
 
 def test_accuracy_is_the_trace_of_the_confusion_matrix():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
@@ -12,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from jetrep.errors import InputError
 from jetrep.report.measurement import Measurement
 
-__all__ = ["accuracy", "accuracy_difference_error", "auc_difference_error", "confusion", "macro_auc"]
+__all__ = ["accuracy", "auc_contributions", "checked_probabilities", "confusion", "delong_error", "macro_auc"]
 
 
 def confusion(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
     """(n_classes, n_classes) number of jets by true class (row) and by class of the largest probability (column)."""
-    p, y = _checked(probabilities, labels)
+    p, y = checked_probabilities(probabilities, labels)
     n = p.shape[1]
     return np.bincount(y * n + p.argmax(1), minlength=n * n).reshape(n, n)
 
@@ -41,34 +40,21 @@ def macro_auc(probabilities: ArrayLike, labels: ArrayLike) -> Measurement:
         probabilities: (n_jets, n_classes).
         labels: (n_jets,) index of the true class; each class must occur.
     """
-    p, y = _checked(probabilities, labels)
-    value, contribution = _contributions(p, y)
-    return _symmetric(value, _error(contribution, y), len(y))
+    p, y = checked_probabilities(probabilities, labels)
+    value, contribution = auc_contributions(p, y)
+    return _symmetric(value, delong_error(contribution, y), len(y))
 
 
-def auc_difference_error(taggers: Sequence[tuple[ArrayLike, ArrayLike]], labels: ArrayLike) -> float:
-    """Error of the difference of two macro-averaged AUCs on the same jets, that of `macro_auc` for a difference.
+def auc_contributions(p: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+    """The macro-averaged AUC, and (n_jets,) DeLong's components of it, whose scatter is its error.
 
-    What the jets have in common cancels: the variance is that of the differences of what each jet contributes.
+    The component of a jet is, summed over the pairs of classes that it is in and divided by their number, the share of
+    the other class that stands on the right side of it.
 
     Args:
-        taggers: (n_jets, n_classes) probabilities of both, once for each training seed; the error is that of the mean.
-        labels: (n_jets,) index of the true class; each class must occur.
+        p: (n_jets, n_classes) probabilities, as `checked_probabilities` returns them.
+        y: (n_jets,) index of the true class; each class must occur.
     """
-    pairs = [[_contributions(*_checked(p, labels))[1] for p in pair] for pair in taggers]
-    return _error(np.mean([ours - theirs for ours, theirs in pairs], axis=0), np.asarray(labels))
-
-
-def accuracy_difference_error(taggers: Sequence[tuple[ArrayLike, ArrayLike]], labels: ArrayLike) -> float:
-    """Error of the difference of two accuracies on the same jets; arguments as for `auc_difference_error`."""
-    y = np.asarray(labels)
-    right = [[_checked(p, labels)[0].argmax(1) == y for p in pair] for pair in taggers]
-    difference = np.mean([ours.astype(float) - theirs for ours, theirs in right], axis=0)
-    return float(difference.std() / math.sqrt(len(y)))
-
-
-def _contributions(p: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
-    """The macro-averaged AUC, and (n_jets,) what each jet contributes to it: its mean over a class, for each class."""
     n_classes = p.shape[1]
     rows = [np.flatnonzero(y == k) for k in range(n_classes)]
     if any(len(part) == 0 for part in rows):
@@ -84,8 +70,8 @@ def _contributions(p: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[float,
     return value, contribution
 
 
-def _error(contribution: NDArray[np.float64], y: NDArray[np.int64]) -> float:
-    """DeLong's: of the sum over classes of the mean contribution of their jets."""
+def delong_error(contribution: NDArray[np.float64], y: NDArray[np.int64]) -> float:
+    """DeLong's error of a macro-averaged AUC or of a difference, from (n_jets,) components and (n_jets,) classes."""
     parts = [contribution[y == k] for k in np.unique(y)]
     return math.sqrt(sum(float(part.var(ddof=1)) / len(part) for part in parts if len(part) > 1))
 
@@ -101,7 +87,12 @@ def _symmetric(value: float, error: float, n: int) -> Measurement:
     return Measurement(value, error, value - error, value + error, n, sampling_error=error)
 
 
-def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def checked_probabilities(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(n_jets, n_classes) probabilities and (n_jets,) labels as arrays.
+
+    Raises:
+        InputError: if they do not fit together, or a probability is not finite.
+    """
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     if p.ndim != 2 or p.shape[1] < 2 or y.shape != (len(p),) or len(y) == 0 or not 0 <= y.min() <= y.max() < p.shape[1]:
         raise InputError(

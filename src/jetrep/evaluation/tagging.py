@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from scipy.stats import beta
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from jetrep.errors import InputError
+from jetrep.evaluation.cuts import ScoreCounts, background_efficiency, count_by_score, resamples, signal_efficiency
 from jetrep.report.measurement import Measurement
 
 __all__ = [
@@ -87,14 +88,6 @@ class TaggingMetrics:
         return cls(accuracy, auc, rejection_30, rejection_50, n_signal, n_background)
 
 
-class _Counts(NamedTuple):
-    """Jets per distinct score, in descending order of score."""
-
-    score: NDArray[np.float64]
-    signal: NDArray[np.int64]
-    background: NDArray[np.int64]
-
-
 def tagging_metrics(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -131,7 +124,7 @@ def tagging_metrics(
     if n_bootstrap < 2:
         raise InputError(f"{n_bootstrap} resamples give no error", field="n_bootstrap", remedy="take at least 2")
     score, truth = discriminant(scores, labels, signal=signal, background=background)
-    counts = _count(score, truth)
+    counts = count_by_score(score, truth)
     n_signal, n_background = int(truth.sum()), int((~truth).sum())
 
     accuracy = float(np.mean((score > threshold) == truth))
@@ -142,7 +135,7 @@ def tagging_metrics(
     ]
 
     resampled = np.array(
-        [_evaluate(sample, threshold) for sample in _bootstrap(counts, n_bootstrap, np.random.default_rng(seed))]
+        [_evaluate(sample, threshold) for sample in resamples(counts, n_bootstrap, np.random.default_rng(seed))]
     )
     rejections = [_rejection(n, n_background, resampled[:, 2 + i] * n_background) for i, n in enumerate(passing)]
     measurements = [
@@ -303,31 +296,24 @@ def working_points(
     Returns:
         The AUC; the rejection, as in `tagging_metrics`; and ε_S by ε_B, its ``n`` the background jets that pass.
     """
-    counts = _count(*discriminant(score, np.asarray(truth, np.int64)))
+    counts = count_by_score(*discriminant(score, np.asarray(truth, np.int64)))
     n_signal, n_background = int(counts.signal.sum()), int(counts.background.sum())
     rates = [rate for rate in background_rates if rate * n_background >= 1]
     grid = np.array([efficiency])
 
-    def measure(sample: _Counts) -> list[float]:
-        passing = float(_background_efficiency(sample, grid)[0])
-        return [_evaluate(sample, 0.5)[1], passing, *(_signal_efficiency(sample, rate)[0] for rate in rates)]
+    def measure(sample: ScoreCounts) -> list[float]:
+        passing = float(background_efficiency(sample, grid)[0])
+        return [_evaluate(sample, 0.5)[1], passing, *(signal_efficiency(sample, rate)[0] for rate in rates)]
 
     values = measure(counts)
-    resampled = np.array([measure(sample) for sample in _bootstrap(counts, n_bootstrap, np.random.default_rng(seed))])
+    resampled = np.array([measure(sample) for sample in resamples(counts, n_bootstrap, np.random.default_rng(seed))])
     auc = _measurement(values[0], resampled[:, 0], n_signal + n_background)
     rejection = _rejection(round(values[1] * n_background), n_background, resampled[:, 1] * n_background)
     efficiencies = {
-        rate: _measurement(values[2 + i], resampled[:, 2 + i], _signal_efficiency(counts, rate)[1])
+        rate: _measurement(values[2 + i], resampled[:, 2 + i], signal_efficiency(counts, rate)[1])
         for i, rate in enumerate(rates)
     }
     return auc, rejection, efficiencies
-
-
-def _signal_efficiency(counts: _Counts, rate: float) -> tuple[float, int]:
-    """ε_S at the loosest cut whose ε_B is at most ``rate``, and the number of background jets that pass it."""
-    signal, background = np.cumsum(counts.signal), np.cumsum(counts.background)
-    cut = int(np.searchsorted(background, rate * background[-1] * (1 + 1e-12), side="right")) - 1
-    return (float(signal[cut] / signal[-1]), int(background[cut])) if cut >= 0 else (0.0, 0)
 
 
 def rejection_curve(scores: ArrayLike, labels: ArrayLike, efficiencies: ArrayLike) -> NDArray[np.float64]:
@@ -341,48 +327,24 @@ def rejection_curve(scores: ArrayLike, labels: ArrayLike, efficiencies: ArrayLik
     Returns:
         (n_points,) rejections.
     """
-    counts = _count(*discriminant(scores, labels))
+    counts = count_by_score(*discriminant(scores, labels))
     with np.errstate(divide="ignore"):
-        return 1.0 / _background_efficiency(counts, np.asarray(efficiencies, np.float64))
+        return 1.0 / background_efficiency(counts, np.asarray(efficiencies, np.float64))
 
 
 def rejection_curve_band(
     scores: ArrayLike, labels: ArrayLike, efficiencies: ArrayLike, *, n_bootstrap: int = 200, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper end of the 68.27 % bootstrap interval of `rejection_curve`, each of shape (n_points,)."""
-    counts = _count(*discriminant(scores, labels))
+    counts = count_by_score(*discriminant(scores, labels))
     grid, rng = np.asarray(efficiencies, np.float64), np.random.default_rng(seed)
-    resampled = np.array([_background_efficiency(s, grid) for s in _bootstrap(counts, n_bootstrap, rng)])
+    resampled = np.array([background_efficiency(s, grid) for s in resamples(counts, n_bootstrap, rng)])
     low, high = np.percentile(resampled, _INTERVAL, axis=0)
     with np.errstate(divide="ignore"):
         return 1.0 / high, 1.0 / low
 
 
-def _count(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> _Counts:
-    distinct, index = np.unique(-score, return_inverse=True)
-    signal = np.bincount(index, weights=truth, minlength=len(distinct)).astype(np.int64)
-    return _Counts(-distinct, signal, np.bincount(index, minlength=len(distinct)) - signal)
-
-
-def _bootstrap(counts: _Counts, n: int, rng: np.random.Generator) -> list[_Counts]:
-    """``n`` resamples; drawing jets with replacement is drawing counts per distinct score."""
-
-    def redraw(part: NDArray[np.int64]) -> NDArray[np.int64]:
-        jets = np.repeat(np.arange(len(part)), part)
-        drawn = jets[rng.integers(0, len(jets), len(jets))]
-        return np.bincount(drawn, minlength=len(part))
-
-    return [_Counts(counts.score, redraw(counts.signal), redraw(counts.background)) for _ in range(n)]
-
-
-def _background_efficiency(counts: _Counts, efficiencies: NDArray[np.float64]) -> NDArray[np.float64]:
-    """ε_B at the tightest cut whose signal efficiency is at least each of ``efficiencies``."""
-    signal, background = np.cumsum(counts.signal), np.cumsum(counts.background)
-    cut = np.searchsorted(signal / signal[-1], efficiencies, side="left")
-    return np.asarray(background[cut] / background[-1], np.float64)
-
-
-def _evaluate(counts: _Counts, threshold: float) -> tuple[float, ...]:
+def _evaluate(counts: ScoreCounts, threshold: float) -> tuple[float, ...]:
     """Accuracy, AUC and ε_B at each of `EFFICIENCIES`."""
     signal, background = counts.signal, counts.background
     n_signal, n_background = signal.sum(), background.sum()
@@ -390,7 +352,7 @@ def _evaluate(counts: _Counts, threshold: float) -> tuple[float, ...]:
     accuracy = (signal[called].sum() + background[~called].sum()) / (n_signal + n_background)
     below = n_background - np.cumsum(background)
     auc = np.dot(signal, below + 0.5 * background) / (n_signal * n_background)
-    return float(accuracy), float(auc), *_background_efficiency(counts, np.array(EFFICIENCIES))
+    return float(accuracy), float(auc), *background_efficiency(counts, np.array(EFFICIENCIES))
 
 
 def _measurement(value: float, resampled: NDArray[np.float64], n: int) -> Measurement:

@@ -12,7 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jetrep.evaluation.multiclass import accuracy_difference_error, auc_difference_error
+from jetrep.evaluation.differences import (
+    accuracy_difference_error,
+    auc_difference_error,
+    rejection_difference_error,
+)
 from jetrep.evaluation.tagging import combine_measurements, discriminant
 from jetrep.objectives.build import needs_of
 from jetrep.report.files import replacing
@@ -78,25 +82,31 @@ class Numbers:
     ) -> float | None:
         """What the finite number of test jets, the same for both rows, leaves of error in their mean difference.
 
-        None for rejections, and where the scores of the test jets were not kept.
+        None where the scores of the test jets were not kept.
         """
-        if metric not in ("accuracy", "auc_ovo", "auc"):
-            return None
         by_name = {one.name: one for one in self.study.rows}
         kept = [[read_scores(self.study, by_name[name], seed, head) for name in (row, other)] for seed in seeds]
         found = [(ours, theirs) for ours, theirs in kept if ours is not None and theirs is not None]
         if len(found) < len(kept):
             return None
-        truth: Any = self.study.test_jets.truth
-        if metric == "accuracy":
-            return accuracy_difference_error(found, truth)
+        truth = self.study.test_jets.truth
+        if metric in ("accuracy", "auc_ovo"):
+            error = accuracy_difference_error if metric == "accuracy" else auc_difference_error
+            return error(found, truth)
+        classes = self.study.test_jets.classes
+        pair = {"signal": classes.index(signal), "background": classes.index(self.study.background)}
+        scores = [(discriminant(a, truth, **pair)[0], discriminant(b, truth, **pair)[0]) for a, b in found]
+        is_signal = discriminant(found[0][0], truth, **pair)[1]
         if metric == "auc":
-            classes = self.study.test_jets.classes
-            chosen = {"signal": classes.index(signal), "background": classes.index(self.study.background)}
-            scores = [[discriminant(p, truth, **chosen) for p in pair] for pair in found]
-            truth = scores[0][0][1].astype(int)
-            found = [(np.stack([1 - a, a], 1), np.stack([1 - b, b], 1)) for (a, _), (b, _) in scores]
-        return auc_difference_error(found, truth)
+            return auc_difference_error(
+                [(np.stack([1 - a, a], 1), np.stack([1 - b, b], 1)) for a, b in scores], is_signal
+            )
+        return rejection_difference_error(
+            scores,
+            is_signal,
+            efficiency=self.study.efficiencies[signal],
+            n_bootstrap=self.study.n_bootstrap,
+        )
 
     def n_labels(self, head: str) -> list[int]:
         """Numbers of labels on which a head was trained."""
@@ -255,7 +265,8 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
             for column, (head, signal) in columns.items():
                 cells = found.setdefault(name, {}).setdefault(column, {})
                 for metric, heading in metrics.items():
-                    if pairs := numbers.pairs(name, reference, head, metric, signal):
+                    pairs = numbers.pairs(name, reference, head, metric, signal)
+                    if pairs and not any(m.limit for pair in pairs.values() for m in pair):
                         jets = numbers.difference_error(name, reference, head, metric, signal, list(pairs))
                         cells |= _paired(heading, list(pairs.values()), jets)
         notes = ("σ: the mean in units of the first, Student's t of one degree of freedom less than seeds", *notes)
@@ -276,12 +287,7 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
 def _paired(
     heading: str, pairs: Sequence[tuple[Measurement, Measurement]], jets: float | None
 ) -> dict[str, Measurement]:
-    """Mean difference with its standard error and that of the test ``jets``, and the mean in units of the first.
-
-    Nothing where a value is a limit.
-    """
-    if any(m.limit for pair in pairs for m in pair):
-        return {}
+    """Mean difference with its standard error and that of the test ``jets``, and the mean in units of the first."""
     values = np.array([a.value - b.value for a, b in pairs])
     n, mean = len(values), float(values.mean())
     error = float(values.std(ddof=1)) / n**0.5 if n > 1 else np.nan
