@@ -218,6 +218,15 @@ def test_results_of_selected_metrics(table, metrics, tmp_path):
     assert_no_text_overlaps(figure)
 
 
+def test_differences_have_a_line_at_zero(table, tmp_path):
+    figure = results(table, ["auc"], zero="untrained")
+    drawn(figure, tmp_path)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "ROC AUC − untrained"
+    assert [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"] == [[0.0, 0.0]]
+    assert_no_text_overlaps(figure)
+
+
 def test_bad_input_is_named(table, tmp_path):
     with pytest.raises(InputError, match="curve"):
         roc([])

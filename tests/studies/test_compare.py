@@ -79,7 +79,7 @@ def content(out):
 def test_the_output_is_complete(finished):
     out, record = finished
     expected = {"results.parquet", "results.json", "results.md", "results.tex", "auc.png", "accuracy.png"}
-    expected |= {"label_efficiency.png", "confusion-finetune.png", "confusion-knn.png"}
+    expected |= {"gain.png", "label_efficiency.png", "confusion-finetune.png", "confusion-knn.png"}
     assert expected <= {file.name for file in out.iterdir()}
     assert [line["row"] for line in record["cells"]] == [
         *("self_distillation", "SupCon", "supervised", "random", "mass, multiplicity")
@@ -328,6 +328,7 @@ def test_differences_to_the_reference_are_those_of_paired_seeds(stores, tmp_path
         error = rejection_difference_error(scores, truth == 1, n_bootstrap=5)
         assert by_class["other"]["top"]["1/ε_B"]["sampling_error"] == pytest.approx(error)
     assert "± standard error of the mean over paired seeds" in (tmp_path / "out" / "results.md").read_text()
+    assert (tmp_path / "out" / "difference.png").exists()
 
 
 def test_what_rows_have_in_common_is_where_what_they_have_of_their_own_begins():

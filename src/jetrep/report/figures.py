@@ -265,7 +265,7 @@ def embedding(
 
 
 @style()
-def results(table: ResultsTable, metrics: Sequence[str] | None = None) -> Figure:
+def results(table: ResultsTable, metrics: Sequence[str] | None = None, *, zero: str = "") -> Figure:
     """A table of results as a figure: a row per method, a panel per metric, a point with error bar per domain.
 
     A limit is an arrow. The thick part of an error bar is the spread over training seeds, the thin bar the total.
@@ -273,6 +273,7 @@ def results(table: ResultsTable, metrics: Sequence[str] | None = None) -> Figure
     Args:
         table: the results.
         metrics: the panels; all metrics of the table if None.
+        zero: of differences, what they are to; a line stands at zero then.
 
     Raises:
         InputError: if a metric is not in the table.
@@ -296,7 +297,9 @@ def results(table: ResultsTable, metrics: Sequence[str] | None = None) -> Figure
                 _point(ax, table, (method, domain, metric), row + shift, d)
         if metric.startswith("rejection"):
             _log_axis(ax, room=any(m.limit for (_, _, name), m in table.cells.items() if name == metric))
-        ax.set_xlabel(_LABELS.get(metric, METRIC_NAMES.get(metric, metric)))
+        ax.set_xlabel(f"{_LABELS.get(metric, METRIC_NAMES.get(metric, metric))}{f' − {zero}' if zero else ''}")
+        if zero:
+            ax.axvline(0.0, color="#404040", linestyle="--", linewidth=1.0, zorder=1)
         ax.tick_params(axis="y", which="both", left=False, right=False)
         ax.tick_params(axis="y", which="minor", length=0)
     axes[0].set_yticks(range(len(table.methods)), table.methods)
@@ -307,7 +310,8 @@ def results(table: ResultsTable, metrics: Sequence[str] | None = None) -> Figure
     if any(m.seed_error for m in table.cells.values()):
         handles += [Line2D([], [], color="#808080", linewidth=width) for width in (_THICK, _THIN)]
         legend += ["seeds", "total error"]
-    figure.legend(handles, legend, loc="outside upper right", ncols=len(legend), columnspacing=1.2, handlelength=1.2)
+    columns = min(len(legend), max(2, int(figure.get_figwidth() / 1.8)))
+    figure.legend(handles, legend, loc="outside upper right", ncols=columns, columnspacing=1.2, handlelength=1.2)
     if table.title:
         axes[0].set_title(table.title)
     return figure

@@ -196,7 +196,7 @@ def compare(
     numbers = Numbers(study, [(row, seed, content) for row, seed, content in found if content is not None])
     tables = tables_of(numbers, title)
     write_tables(numbers, tables, out)
-    draw_comparison(numbers, tables[0], projection=projection, jobs=jobs)
+    draw_comparison(numbers, tables, projection=projection, jobs=jobs)
     if not quiet:
         for table in tables[: 3 if reference else 2]:
             table.show()

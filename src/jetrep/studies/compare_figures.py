@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 from jetrep.jets import Jets
 from jetrep.progress import progress
 from jetrep.report.comparison import bars, confusions, label_efficiency
+from jetrep.report.figures import results
 from jetrep.report.style import save
 from jetrep.report.tables import ResultsTable
-from jetrep.studies.compare_tables import HEADS, Numbers
+from jetrep.studies.compare_tables import GAINS, HEADS, Numbers, title_of_differences
 from jetrep.studies.evaluate import draw_embedding
 from jetrep.studies.parallel import in_parallel
 from jetrep.training.checkpoint import RECORD, load_model
@@ -22,18 +24,30 @@ __all__ = ["draw_comparison"]
 _PROJECTED = 1500  # jets
 
 
-def draw_comparison(numbers: Numbers, table: ResultsTable, *, projection: bool = True, jobs: int = 1) -> None:
-    """Draw bars of each metric, label efficiency, confusion matrices and embeddings into the folder of the study.
+def draw_comparison(
+    numbers: Numbers, tables: Sequence[ResultsTable], *, projection: bool = True, jobs: int = 1
+) -> None:
+    """Draw all figures into the folder of the study.
+
+    They are bars of each metric, differences to untrained encoders and to the reference, label efficiency, confusion
+    matrices and embeddings.
 
     Args:
         numbers: all numbers.
-        table: rows by heads, at all labels.
+        tables: those of `tables_of`.
         projection: draw PCA and t-SNE of the embeddings of the first seed, too.
         jobs: how many of these are computed at once.
     """
     study, out = numbers.study, numbers.study.out
     for metric, stem in (("macro AUC", "auc"), ("accuracy", "accuracy")):
-        save(bars(table, metric, baseline=_baseline(numbers)), out / f"{stem}.png", pdf=True)
+        save(bars(tables[0], metric, baseline=_baseline(numbers)), out / f"{stem}.png", pdf=True)
+    for title, stem, zero in (
+        (GAINS, "gain", "untrained"),
+        (title_of_differences(study.reference), "difference", study.reference),
+    ):
+        for table in tables:
+            if table.title == title and table.cells:
+                save(results(table, ["macro AUC"], zero=zero), out / f"{stem}.png", pdf=True)
     curves = {
         HEADS[head]: {
             row.name: {

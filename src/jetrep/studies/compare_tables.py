@@ -27,7 +27,10 @@ from jetrep.studies.compare_cells import read_scores
 from jetrep.studies.compare_study import Row, Study
 from jetrep.studies.environment import environment
 
-__all__ = ["HEADS", "Numbers", "tables_of", "write_tables"]
+__all__ = ["GAINS", "HEADS", "Numbers", "tables_of", "title_of_differences", "write_tables"]
+
+GAINS = "Gain over the untrained encoder, seed by seed"
+"""Title of the table of gains."""
 
 HEADS: Mapping[str, str] = {
     "knn": "k-NN",
@@ -242,7 +245,12 @@ def _gains(numbers: Numbers) -> ResultsTable | None:
     note = "errors of the test jets are those of a difference on the same jets"
     if independent:
         note = "errors of the test jets are in part added in quadrature, as if independent: too large"
-    return ResultsTable.collect("Gain over the untrained encoder, seed by seed", gains, notes=[note])
+    return ResultsTable.collect(GAINS, gains, notes=[note])
+
+
+def title_of_differences(reference: str) -> str:
+    """Title of the table of differences to a row; those of single heads have the head behind it."""
+    return f"Difference to {reference}, seed by seed"
 
 
 def _difference(a: Measurement, b: Measurement, error: float | None) -> Measurement:
@@ -257,7 +265,7 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
     study, reference = numbers.study, numbers.study.reference
     kind = next(row.kind for row in study.rows if row.name == reference)
     names = [row.name for row in study.rows if row.kind == kind and row.name != reference]
-    title = f"Difference to {reference}, seed by seed"
+    title = title_of_differences(reference)
 
     def table(title: str, columns: Mapping[str, tuple[str, str]], metrics: Mapping[str, str], *notes: str) -> Any:
         found: dict[str, dict[str, dict[str, Measurement]]] = {}
