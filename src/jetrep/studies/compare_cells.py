@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -110,7 +111,7 @@ class _Cell:
         n_parameters, steps = 0, 0
         if self.row.objective == "observables":
             for n in numbers:
-                self._probes(n, {"": observables(study.train_jets)}, {"": observables(study.test_jets)})
+                self._probes(n, {"": observables(self.probe_jets)}, {"": observables(study.test_jets)})
         elif self.row.objective == "supervised":
             for n in numbers:
                 model, steps = self._supervised(n)
@@ -227,22 +228,24 @@ class _Cell:
 
     def _embedded(self, model: JetModel, numbers: list[int | None]) -> None:
         """k-NN and linear probes on the embeddings of an encoder, trained on these numbers of labels."""
-        study = self.study
         width = model.config.encoder.width
-        embedded = [_cls_and_mean(model, jets, study.quiet) for jets in (study.train_jets, study.test_jets)]
+        embedded = [_cls_and_mean(model, jets, self.study.quiet) for jets in (self.probe_jets, self.study.test_jets)]
         train, test = ({"": x, "cls": x[:, :width], "mean": x[:, width:]} for x in embedded)
         for n in numbers:
             self._probes(n, train, test)
 
+    @cached_property
+    def probe_jets(self) -> Jets:
+        """As many as a probe may be trained on; the first n of them are those of a probe of n labels."""
+        jets = self.study.train_jets
+        return jets[stratified_subset(jets.truth, min(len(jets), self.study.max_probe_jets), self.seed)]
+
     def _probes(self, n: int | None, train: Mapping[str, NDArray[Any]], test: Mapping[str, NDArray[Any]]) -> None:
-        """``n`` None trains them on as many jets as a probe may have."""
-        study = self.study
-        labels = study.train_jets.truth
-        if n is None:
-            n = min(len(labels), study.max_probe_jets)
-        if n > study.max_probe_jets:
+        """Probes on the first ``n`` of the jets for them, or on all; of embeddings by the name of the view."""
+        n = len(self.probe_jets) if n is None else n
+        if n > len(self.probe_jets):
             return
-        rows = stratified_subset(labels, n, self.seed)
+        labels = self.probe_jets.truth[:n]
         heads: list[tuple[str, ProbeKind, str]] = [("knn", "knn", "")]
         if "cls" in train:
             heads += [("linear_cls", "logistic", "cls"), ("linear_mean", "logistic", "mean")]
@@ -252,7 +255,7 @@ class _Cell:
             x, y = train[view], test[view]
             if not x.shape[1]:
                 continue  # an encoder without a class token apart from its pooled particles has one vector alone
-            scores = probe(x[rows], labels[rows], y, kind, seed=self.seed)
+            scores = probe(x[:n], labels, y, kind, seed=self.seed)
             self._judge(head, n, scores if scores.ndim == 2 else np.stack([1 - scores, scores], -1))
 
     def _judge(self, head: str, n: int | None, probabilities: NDArray[np.float64]) -> None:
