@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jetrep.errors import InputError
 from jetrep.evaluation.differences import (
     accuracy_difference_error,
     auc_difference_error,
@@ -85,7 +86,7 @@ class Numbers:
     ) -> float | None:
         """What the finite number of test jets, the same for both rows, leaves of error in their mean difference.
 
-        None where the scores of the test jets were not kept.
+        None where the scores of the test jets were not kept, or no background jet passes a cut on them.
         """
         by_name = {one.name: one for one in self.study.rows}
         kept = [[read_scores(self.study, by_name[name], seed, head) for name in (row, other)] for seed in seeds]
@@ -104,12 +105,11 @@ class Numbers:
             return auc_difference_error(
                 [(np.stack([1 - a, a], 1), np.stack([1 - b, b], 1)) for a, b in scores], is_signal
             )
-        return rejection_difference_error(
-            scores,
-            is_signal,
-            efficiency=self.study.efficiencies[signal],
-            n_bootstrap=self.study.n_bootstrap,
-        )
+        efficiency, n = self.study.efficiencies[signal], self.study.n_bootstrap
+        try:
+            return rejection_difference_error(scores, is_signal, efficiency=efficiency, n_bootstrap=n)
+        except InputError:
+            return None  # in the single precision of the kept scores the only jet that passed may not
 
     def n_labels(self, head: str) -> list[int]:
         """Numbers of labels on which a head was trained."""
