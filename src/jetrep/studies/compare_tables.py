@@ -199,9 +199,10 @@ def tables_of(numbers: Numbers, title: str) -> list[ResultsTable]:
 
 
 def _steps(study: Study) -> str:
-    if study.budget == "steps":
-        return f"pretrained for {study.steps} steps of {study.batch_size} jets"
-    return f"pretrained for the FLOPs of {study.steps} supervised steps of {study.batch_size} jets"
+    steps = f"{study.steps} steps of {study.batch_size} jets"
+    if all(isinstance(row.objective, str) for row in study.rows):
+        return f"trained for {steps}, in whole epochs"
+    return f"pretrained for {'' if study.budget == 'steps' else 'the FLOPs of supervised training for '}{steps}"
 
 
 def _by_class(numbers: Numbers, row: str, head: str) -> dict[str, dict[str, Measurement]]:
