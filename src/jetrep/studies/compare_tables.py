@@ -199,10 +199,10 @@ def tables_of(numbers: Numbers, title: str) -> list[ResultsTable]:
 
 
 def _steps(study: Study) -> str:
-    steps = f"{study.steps} steps of {study.batch_size} jets"
-    if all(isinstance(row.objective, str) for row in study.rows):
-        return f"trained for {steps}, in whole epochs"
-    return f"pretrained for {'' if study.budget == 'steps' else 'the FLOPs of supervised training for '}{steps}"
+    scratch = all(isinstance(row.objective, str) for row in study.rows)
+    verb, ending = ("trained", ", in whole epochs") if scratch else ("pretrained", "")
+    budget = "" if study.budget == "steps" else "the FLOPs of supervised training for "
+    return f"{verb} for {budget}{study.steps} steps of {study.batch_size} jets{ending}"
 
 
 def _by_class(numbers: Numbers, row: str, head: str) -> dict[str, dict[str, Measurement]]:
