@@ -188,7 +188,7 @@ def test_cells_are_listed_and_nothing_is_computed(stores, tmp_path, capsys):
 @pytest.mark.parametrize("kind", [config.kind for config in OBJECTIVES])
 def test_the_cost_of_every_objective_is_known_before_it_is_trained(stores, tmp_path, kind):
     usual = Row("", "supervised", OptimizerConfig(), ENCODER, FeatureConfig(), ClassifierConfig())
-    [row] = rows_of([kind], usual)
+    [row] = rows_of([kind], usual, None)
     study = SimpleNamespace(**stores, unlabelled=None, max_jets=None, max_particles=None, batch_size=16)
     assert step_flops(study, row, row.objective) > 0
 
@@ -342,6 +342,7 @@ def test_what_rows_have_in_common_is_where_what_they_have_of_their_own_begins():
             "observables",
         ],
         usual,
+        max_particles=None,
     )
     assert plain == replace(usual, name="supervised")
     assert deeper.encoder == replace(ENCODER, depth=3)
@@ -349,6 +350,13 @@ def test_what_rows_have_in_common_is_where_what_they_have_of_their_own_begins():
     assert graph.encoder == ParticleNetConfig(neighbours=3)
     assert (learned.features.names, learned.objective.temperature, learned.head) == ("kin", 0.3, usual.head)
     assert learned.objective.head.hidden == (32,)
+
+
+def test_an_autoencoder_has_a_slot_for_each_particle_that_is_kept(stores, tmp_path):
+    given = settings(stores, tmp_path / "out", objectives=["autoencoder"], baselines=[], max_particles=37)
+    compare(**given, cell=0)
+    cell = json.loads((tmp_path / "out/cells/autoencoder-seed-0/settings.json").read_text())
+    assert cell["objective"]["decoder"]["n_particles"] == 37
 
 
 def test_rows_are_added_to_a_finished_comparison(finished, stores):
@@ -385,6 +393,10 @@ def test_a_cell_is_computed_by_one_process_at_a_time(stores, tmp_path):
         ({"objectives": [{"kind": "jepa", "features": {"names": "full"}}]}, "no measured column 'charge'"),
         ({"reference": "sota"}, "there is no row 'sota'.*among self_distillation, SupCon"),
         ({"reference": "supervised"}, "no other row is of the kind of 'supervised'"),
+        (
+            {"objectives": [{"kind": "autoencoder", "decoder": {"n_particles": 8}}], "max_particles": 9},
+            "n_particles': is 8; give 9 or more",
+        ),
         ({"background": "gluon"}, "there is no class 'gluon'"),
         ({"efficiencies": {"w": 0.5}}, "there is no signal 'w'; known: top"),
         ({"efficiencies": {"top": 1.5}}, "is 1.5 for top"),

@@ -66,10 +66,13 @@ def test_comes_back_whole(store, tmp_path, kind):
 def test_leading_particles_are_as_many_as_slots(store, tmp_path, capsys):
     run = trained(store, tmp_path / "a", "lorentz", "--objective.decoder.n_particles", "12")
     assert load_model(run).config.max_particles == 12
-    command = ["pretrain", str(store), "--out", str(tmp_path / "b"), *COMMON, *QUIET, "--max_particles", "40"]
-    assert main(command) == 1
+    run = trained(store, tmp_path / "b", "lorentz", "--max_particles", "13")
+    assert load_model(run).config.max_particles == 13
+    assert len(load_autoencoder(run).decoder.slots) == 13
+    command = ["pretrain", str(store), "--out", str(tmp_path / "c"), *COMMON, *QUIET, "--max_particles", "40"]
+    assert main([*command, "--objective.decoder.n_particles", "12"]) == 1
     assert "objective.decoder.n_particles" in capsys.readouterr().err
-    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "c").exists()
 
 
 def test_overwriting_forgets_the_autoencoder(store, tmp_path):

@@ -29,13 +29,13 @@ def build_autoencoder(
         features: from four-vectors to its inputs.
         latent: numbers of the jet that are kept: the scalars of a Lorentz-equivariant autoencoder, all but pT, η and φ
             of one that has a `SetDecoder`. The baselines (gnnae, cnnae) have their own.
-        decoder: shape of a Lorentz-equivariant decoder; its ``n_particles`` are the slots of every decoder.
+        decoder: shape of a Lorentz-equivariant decoder; its ``slots`` are those of every decoder.
         set_decoder: shape of the decoder of encoders that have none of their own.
     """
     if isinstance(encoder, LorentzEncoder):
         return LorentzAutoencoder(encoder, latent, decoder)
     if isinstance(encoder, GraphEncoder):
-        return GraphAutoencoder(encoder, decoder.n_particles)
+        return GraphAutoencoder(encoder, decoder.slots)
     if isinstance(encoder, ImageEncoder):
         return ImageAutoencoder(encoder)
-    return SetAutoencoder(encoder, features, latent, decoder.n_particles, set_decoder)
+    return SetAutoencoder(encoder, features, latent, decoder.slots, set_decoder)

@@ -33,7 +33,7 @@ class LorentzDecoderConfig:
     """Shape of a `LorentzDecoder`; the default is a little larger than that of arXiv 2212.07347 (28,862 weights).
 
     Attributes:
-        n_particles: slots.
+        n_particles: slots; None for 30, or as many as the jets that it is trained on may have.
         width: invariant scalars of a slot.
         vectors: four-vectors of a slot.
         heads: weights of pairs in each block; a divisor of ``width`` and ``vectors``.
@@ -49,7 +49,7 @@ class LorentzDecoderConfig:
             They begin as one vector for each of the first slots.
     """
 
-    n_particles: int = 30
+    n_particles: int | None = None
     width: int = 32
     vectors: int = 8
     heads: int = 4
@@ -71,6 +71,11 @@ class LorentzDecoderConfig:
                     field=f"decoder.{name}",
                     remedy="choose a multiple of decoder.heads",
                 )
+
+    @property
+    def slots(self) -> int:
+        """Their number."""
+        return 30 if self.n_particles is None else self.n_particles
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ class LorentzDecoder(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(known, config.hidden), nn.GELU(), nn.Linear(config.hidden, 2 * config.width)
         )
-        self.slots = nn.Parameter(torch.randn(config.n_particles, config.width))
+        self.slots = nn.Parameter(torch.randn(config.slots, config.width))
         self.coefficients = nn.Sequential(
             nn.Linear(config.width, config.hidden), nn.GELU(), nn.Linear(config.hidden, n_vectors - config.massless)
         )
@@ -158,7 +163,7 @@ class LorentzDecoder(nn.Module):
         self.refine = nn.Linear(config.vectors, 1, bias=False)
         self.presence = nn.Linear(config.width, 1)
         if config.linear:
-            self.by_slot = nn.Parameter(torch.eye(config.n_particles, n_vectors - 1))
+            self.by_slot = nn.Parameter(torch.eye(config.slots, n_vectors - 1))
             with torch.no_grad():
                 for weights in (*self.coefficients[-1].parameters(), self.refine.weight):
                     weights.mul_(LEARNED)
@@ -176,7 +181,7 @@ class LorentzDecoder(nn.Module):
         Returns:
             `InRestFrame.momenta` and `InRestFrame.presence`.
         """
-        n, u = self.config.n_particles, rest_velocity(vectors)
+        n, u = self.config.slots, rest_velocity(vectors)
         others, jet = vectors[..., 1:], u.squeeze(1)
         momentum = others - jet * dot(jet, others).unsqueeze(1)
         size2 = positive_norm2(momentum, jet).mean(-1, keepdim=True) + 1e-6

@@ -59,7 +59,7 @@ class AutoencoderConfig:
             beside the encoder's vectors and the jet's momentum; else pT, η and φ of the jet come to them. The encoders
             gnnae and cnnae say themselves what is kept.
         decoder: shape of the Lorentz-equivariant decoder; its n_particles are the slots of every decoder but cnnae's,
-            and what pretrain keeps of a jet unless told otherwise.
+            as many as the particles that pretrain keeps of a jet, which are 30 unless told otherwise.
         set_decoder: shape of the decoder of the other encoders.
         axes: directions of the sliced distance, drawn anew in each step.
     """
@@ -121,7 +121,7 @@ class Autoencoding(Objective):
         Raises:
             InputError: if a jet has more particles than there are slots.
         """
-        config, slots = self.config, self.config.decoder.n_particles
+        config, slots = self.config, self.config.decoder.slots
         p4, mask = batch.p4, batch.mask
         if mask.shape[1] > slots and int(batch.counts.max()) > slots:
             raise InputError(

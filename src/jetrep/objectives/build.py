@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jetrep.encoders.base import JetEncoder
-from jetrep.errors import InputError
-from jetrep.features import Features
+from jetrep.errors import InputError, at_least
+from jetrep.features import FeatureConfig, Features
 from jetrep.jets import Jets
 from jetrep.objectives.autoencoding import AutoencoderConfig, Autoencoding
 from jetrep.objectives.base import Objective
@@ -23,7 +24,7 @@ from jetrep.objectives.targets import Identity
 from jetrep.objectives.tokenizer import VQTokenizer
 from jetrep.views.rg import ALL
 
-__all__ = ["OBJECTIVES", "Needs", "ObjectiveConfig", "build_objective", "needs_of"]
+__all__ = ["OBJECTIVES", "Needs", "ObjectiveConfig", "build_objective", "check_needs", "needs_of", "sized"]
 
 ObjectiveConfig = (
     SelfDistillationConfig
@@ -81,7 +82,7 @@ def needs_of(config: ObjectiveConfig) -> Needs:
         subjets = any(scale != ALL for tier in config.tiers for scale in tier)
         return Needs(history=subjets, labels=False, measured=not subjets)
     if isinstance(config, AutoencoderConfig):
-        return Needs(history=False, labels=False, measured=False, max_particles=config.decoder.n_particles)
+        return Needs(history=False, labels=False, measured=False, max_particles=config.decoder.slots)
     if isinstance(config, ClipVAEConfig):
         compared = bool(config.clip_weight) and config.partner == "subjets"
         return Needs(history=compared, labels=False, measured=not compared)
@@ -91,6 +92,37 @@ def needs_of(config: ObjectiveConfig) -> Needs:
     # Particles that move are still those that were measured; daughters of collinear splitting are not.
     split = bool(config.augmentation.split_passes)
     return Needs(history=False, labels=isinstance(config, SupConConfig), measured=not split)
+
+
+def sized(config: ObjectiveConfig, max_particles: int | None) -> ObjectiveConfig:
+    """These settings with as many slots as particles of a jet are kept, if they leave the number of slots open."""
+    if not isinstance(config, AutoencoderConfig) or config.decoder.n_particles is not None:
+        return config
+    return replace(config, decoder=replace(config.decoder, n_particles=max_particles or config.decoder.slots))
+
+
+def check_needs(config: ObjectiveConfig, features: FeatureConfig, max_particles: int | None) -> Needs:
+    """What the objective needs of the jets, if it can do with such inputs.
+
+    Args:
+        config: its settings.
+        features: what the encoder sees.
+        max_particles: leading particles of a jet that are kept, None for all.
+
+    Raises:
+        InputError: if the features are not those of its views, or it takes fewer particles than are kept.
+    """
+    needs = needs_of(config)
+    if features.columns and not needs.measured:
+        raise InputError(
+            f"the feature set '{features.names}' needs {', '.join(features.columns)}, "
+            f"which the views of '{config.kind}' lack",
+            field="features.names",
+            remedy="choose the features 'kin', or an objective that looks at particles as they are",
+        )
+    if needs.max_particles is not None and max_particles is not None:
+        at_least(max_particles, **{"objective.decoder.n_particles": needs.max_particles})
+    return needs
 
 
 def build_objective(

@@ -16,7 +16,7 @@ from jetrep.encoders.transformer import SIZES
 from jetrep.errors import InputError, at_least
 from jetrep.features import FeatureConfig
 from jetrep.jets import Jets
-from jetrep.objectives.build import needs_of
+from jetrep.objectives.build import check_needs
 from jetrep.report.files import check_writable
 from jetrep.studies.compare_cells import read_cell, run_cell
 from jetrep.studies.compare_costs import parameters_of
@@ -135,7 +135,8 @@ def compare(
         )
     check_writable(out)
     usual = Row("", "supervised", optimizer, encoder, features, finetuning.head)
-    rows = rows_of([*objectives, *(("supervised", "random", "observables") if baselines is None else baselines)], usual)
+    baselines = ["supervised", "random", "observables"] if baselines is None else baselines
+    rows = rows_of([*objectives, *baselines], usual, max_particles)
     _check_reference(reference, rows)
     study = Study(
         train=train,
@@ -261,15 +262,9 @@ def _check(study: Study) -> None:
         for stores in (study.train, study.test):
             open_pool(stores, columns=row.features.columns)
         if not isinstance(row.objective, str):
-            needs = needs_of(row.objective)
+            needs = check_needs(row.objective, row.features, study.max_particles)
             columns = (*row.features.columns, *needs.columns)
             open_pool(study.unlabelled or study.train, labelled=needs.labels, history=needs.history, columns=columns)
-            if row.features.columns and not needs.measured:
-                raise InputError(
-                    f"the feature set '{row.features.names}' needs what the views of '{row.name}' lack",
-                    field="features.names",
-                    remedy="choose the features 'kin', or other objectives",
-                )
     if study.steps < 1:
         raise InputError(
             f"there are fewer jets than one batch of {study.batch_size}",

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from jetrep.encoders.build import KINDS, EncoderConfig
 from jetrep.errors import InputError
-from jetrep.objectives.build import OBJECTIVES, ObjectiveConfig
+from jetrep.objectives.build import OBJECTIVES, ObjectiveConfig, sized
 from jetrep.studies.compare_study import Baseline, Row
 from jetrep.training.pretrain import pretrain
 
@@ -27,20 +27,21 @@ _OWN: Mapping[str, tuple[str, ...]] = {
 _OWN_OF_OBJECTIVES = ("encoder", "features", "optimizer")
 
 
-def rows_of(given: Sequence[Mapping[str, Any] | str], usual: Row) -> list[Row]:
+def rows_of(given: Sequence[Mapping[str, Any] | str], usual: Row, max_particles: int | None) -> list[Row]:
     """Rows in the order in which they are given.
 
     Args:
         given: kinds of objectives and baselines, or mappings with the kind, a name, and settings of their own; "all"
             stands for every kind of objective that has no row of its own under the name of its kind.
         usual: what rows have that have nothing of their own.
+        max_particles: leading particles of a jet that are kept, None for all.
 
     Raises:
         InputError: if a kind is unknown or has unknown settings, two rows are called the same, or there are none.
     """
     named = {one if isinstance(one, str) else one.get("name", one.get("kind")) for one in given}
     kinds = [config.kind for config in OBJECTIVES if config.kind not in named]
-    rows = [_row(one, usual) for entry in given for one in (kinds if entry == "all" else [entry])]
+    rows = [_row(one, usual, max_particles) for entry in given for one in (kinds if entry == "all" else [entry])]
     if not rows:
         raise InputError("there is nothing to compare", field="objectives", remedy="name at least one")
     names = [row.folder_name for row in rows]
@@ -54,7 +55,7 @@ def rows_of(given: Sequence[Mapping[str, Any] | str], usual: Row) -> list[Row]:
     return rows
 
 
-def _row(given: Mapping[str, Any] | str, usual: Row) -> Row:
+def _row(given: Mapping[str, Any] | str, usual: Row, max_particles: int | None) -> Row:
     settings: dict[str, Any] = {"kind": given} if isinstance(given, str) else dict(given)
     objectives: dict[str, Any] = {config.kind: config for config in OBJECTIVES}
     kind = settings.get("kind")
@@ -87,6 +88,8 @@ def _row(given: Mapping[str, Any] | str, usual: Row) -> Row:
             remedy=f"see jetrep {verb} --help",
         ) from problem
     found = {key: getattr(parsed, key) for key in defaults}
+    if "objective" in found:
+        found["objective"] = sized(found["objective"], max_particles)
     return replace(usual, **{"name": name, "objective": kind, **found})
 
 

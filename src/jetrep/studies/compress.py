@@ -104,7 +104,7 @@ def compress(
     at_least(batch_size, **{f"n_jets {n}": n for n in sizes})
     check_writable(out)
     usual = Row("", "supervised", optimizer, encoder, features, ClassifierConfig())
-    rows = rows_of([{**model, "kind": AutoencoderConfig.kind} for model in models], usual)
+    rows = rows_of([{**model, "kind": AutoencoderConfig.kind} for model in models], usual, None)
     unknown = set(n_jets_models or ()) - {row.name for row in rows}
     if unknown:
         raise InputError(
@@ -226,7 +226,7 @@ def _compute(task: _Task, common: dict[str, Any], overwrite: bool, quiet: bool) 
             batch_size=task.batch_size,
             classes=task.classes,
             max_jets=task.n_jets,
-            max_particles=row.objective.decoder.n_particles,
+            max_particles=row.objective.decoder.slots,
             seed=task.seed,
             engine=task.engine,
             quiet=quiet,

@@ -11,11 +11,11 @@ from rich.console import Console
 from jetrep.encoders.base import JetEncoder
 from jetrep.encoders.build import EncoderConfig, build_encoder
 from jetrep.encoders.transformer import SIZES
-from jetrep.errors import InputError, at_least
+from jetrep.errors import at_least
 from jetrep.features import FeatureConfig, Features
 from jetrep.model import JetModel, ModelConfig
 from jetrep.objectives.autoencoding import Autoencoding
-from jetrep.objectives.build import ObjectiveConfig, build_objective, needs_of
+from jetrep.objectives.build import ObjectiveConfig, build_objective, check_needs, sized
 from jetrep.objectives.self_distillation import PRESETS
 from jetrep.store.gather import JetPool
 from jetrep.training.autoencoders import save_autoencoder
@@ -79,6 +79,7 @@ def pretrain(
     Returns:
         The folder of the run.
     """
+    objective = sized(objective, max_particles)
     settings = run_settings("pretrain", locals())
     if steps is None:
         del settings["steps"]  # runs from before there was this option are still the same runs
@@ -88,16 +89,8 @@ def pretrain(
         settings["tokenizer_weights"] = tokenizer_record(tokenizer_from)["weights"]
     at_least(1, epochs=epochs, steps=steps, batch_size=batch_size, max_particles=max_particles)
     at_least(0, seed=seed)
-    needs = needs_of(objective)
-    if features.columns and not needs.measured:
-        raise InputError(
-            f"the feature set '{features.names}' needs {', '.join(features.columns)}, which the objective's views lack",
-            field="features.names",
-            remedy="choose the features 'kin', or an objective that looks at particles as they are",
-        )
-    if needs.max_particles is not None:
-        max_particles = max_particles or needs.max_particles
-        at_least(max_particles, **{"objective.decoder.n_particles": needs.max_particles})
+    needs = check_needs(objective, features, max_particles)
+    max_particles = max_particles or needs.max_particles
     run = RunFolder(out, settings, overwrite=overwrite)
     if run.finished:
         Console(stderr=True, quiet=quiet).print(f"{out}: already trained with these settings")
