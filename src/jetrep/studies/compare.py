@@ -21,9 +21,10 @@ from jetrep.report.files import check_writable
 from jetrep.studies.compare_cells import read_cell, run_cell
 from jetrep.studies.compare_costs import parameters_of
 from jetrep.studies.compare_figures import draw_comparison
+from jetrep.studies.compare_numbers import Numbers
 from jetrep.studies.compare_rows import rows_of
 from jetrep.studies.compare_study import Row, Study, TaggerTraining
-from jetrep.studies.compare_tables import Numbers, tables_of, write_tables
+from jetrep.studies.compare_tables import tables_of, write_tables
 from jetrep.studies.parallel import in_parallel
 from jetrep.studies.testsets import choose_background
 from jetrep.training.data import open_pool
@@ -199,7 +200,7 @@ def compare(
     write_tables(numbers, tables, out)
     draw_comparison(numbers, tables, projection=projection, jobs=jobs)
     if not quiet:
-        for table in tables[: 3 if reference else 2]:
+        for table in tables.main:
             table.show()
         say(f"results and figures: {out}")
     return record | {"tables": [table.to_json() for table in tables]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from jetrep.progress import progress
 from jetrep.report.comparison import bars, confusions, label_efficiency
 from jetrep.report.figures import results
 from jetrep.report.style import save
-from jetrep.report.tables import ResultsTable
-from jetrep.studies.compare_tables import GAINS, HEADS, Numbers, title_of_differences
+from jetrep.studies.compare_numbers import HEADS, Numbers
+from jetrep.studies.compare_tables import Tables
 from jetrep.studies.evaluate import draw_embedding
 from jetrep.studies.parallel import in_parallel
 from jetrep.training.checkpoint import RECORD, load_model
@@ -24,9 +23,7 @@ __all__ = ["draw_comparison"]
 _PROJECTED = 1500  # jets
 
 
-def draw_comparison(
-    numbers: Numbers, tables: Sequence[ResultsTable], *, projection: bool = True, jobs: int = 1
-) -> None:
+def draw_comparison(numbers: Numbers, tables: Tables, *, projection: bool = True, jobs: int = 1) -> None:
     """Draw all figures into the folder of the study.
 
     They are bars of each metric, differences to untrained encoders and to the reference, label efficiency, confusion
@@ -40,14 +37,13 @@ def draw_comparison(
     """
     study, out = numbers.study, numbers.study.out
     for metric, stem in (("macro AUC", "auc"), ("accuracy", "accuracy")):
-        save(bars(tables[0], metric, baseline=_baseline(numbers)), out / f"{stem}.png", pdf=True)
-    for title, stem, zero in (
-        (GAINS, "gain", "untrained"),
-        (title_of_differences(study.reference), "difference", study.reference),
+        save(bars(tables.overall, metric, baseline=_baseline(numbers)), out / f"{stem}.png", pdf=True)
+    for table, stem, zero in (
+        (tables.gains, "gain", "untrained"),
+        (next(iter(tables.differences), None), "difference", study.reference),
     ):
-        for table in tables:
-            if table.title == title and table.cells:
-                save(results(table, ["macro AUC"], zero=zero), out / f"{stem}.png", pdf=True)
+        if table is not None and table.cells:
+            save(results(table, ["macro AUC"], zero=zero), out / f"{stem}.png", pdf=True)
     curves = {
         HEADS[head]: {
             row.name: {

@@ -3,153 +3,58 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jetrep.errors import InputError
-from jetrep.evaluation.differences import (
-    accuracy_difference_error,
-    auc_difference_error,
-    rejection_difference_error,
-)
-from jetrep.evaluation.tagging import combine_measurements, discriminant
+from jetrep.evaluation.tagging import combine_measurements
 from jetrep.objectives.build import needs_of
 from jetrep.report.files import replacing
 from jetrep.report.latex import to_latex
 from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
-from jetrep.studies.compare_cells import read_scores
-from jetrep.studies.compare_study import Row, Study
+from jetrep.studies.compare_numbers import HEADS, Numbers
+from jetrep.studies.compare_study import Study
 from jetrep.studies.environment import environment
 
-__all__ = ["GAINS", "HEADS", "Numbers", "tables_of", "title_of_differences", "write_tables"]
-
-GAINS = "Gain over the untrained encoder, seed by seed"
-"""Title of the table of gains."""
-
-HEADS: Mapping[str, str] = {
-    "knn": "k-NN",
-    "linear_cls": "linear, class token",
-    "linear_mean": "linear, mean token",
-    "linear": "linear",
-    "bdt": "boosted trees",
-    "finetune": "fine-tuned",
-}
-"""Heads, and how they are called in tables and figures."""
+__all__ = ["Tables", "tables_of", "write_tables"]
 
 _OVERALL = {"accuracy": "accuracy", "auc_ovo": "macro AUC"}
-_COSTS = ("parameters", "steps", "flops_per_jet", "step_flops_per_jet", "seconds", "device_seconds")
 
 
-@dataclass
-class Numbers:
-    """The numbers of all finished cells.
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a comparison; one after the other they are what is written.
 
     Attributes:
-        study: the comparison.
-        cells: row, seed and what `run_cell` returned.
+        overall: accuracy and macro AUC of every row by head.
+        gains: macro AUC minus that of the untrained encoder; None without such a row.
+        differences: to the reference, of all heads, then of each class by head; none without a reference.
+        by_class: each class against the background, one table for each head.
+        costs: parameters, steps, operations and seconds.
     """
 
-    study: Study
-    cells: Sequence[tuple[Row, int, Mapping[str, Any]]]
-
-    def select(self, row: str, head: str, metric: str, signal: str = "", n_labels: int | None = None) -> Any:
-        """Measurements of one row by seed; of the largest number of labels by default."""
-        found: dict[int, dict[int, Measurement]] = {}
-        for cell, seed, numbers in self.cells:
-            for result in numbers["results"] if cell.name == row else ():
-                if (result["head"], result["metric"], result["signal"]) == (head, metric, signal):
-                    found.setdefault(result["n_labels"], {})[seed] = Measurement.from_json(result["measurement"])
-        n = max(found, default=0) if n_labels is None else n_labels
-        return found.get(n, {})
-
-    def mean(
-        self, row: str, head: str, metric: str, signal: str = "", n_labels: int | None = None
-    ) -> Measurement | None:
-        """Mean and spread over seeds, or None if there are no such numbers."""
-        seeds = list(self.select(row, head, metric, signal, n_labels).values())
-        return combine_measurements(seeds) if seeds else None
-
-    def pairs(self, row: str, other: str, head: str, metric: str, signal: str = "") -> dict[int, tuple[Any, Any]]:
-        """Pairs of measurements of two rows, of the largest number of labels, for each seed that both have."""
-        a, b = (self.select(name, head, metric, signal) for name in (row, other))
-        return {seed: (a[seed], b[seed]) for seed in a if seed in b}
-
-    def difference_error(
-        self, row: str, other: str, head: str, metric: str, signal: str, seeds: Sequence[int]
-    ) -> float | None:
-        """What the finite number of test jets, the same for both rows, leaves of error in their mean difference.
-
-        None where the scores of the test jets were not kept, or no background jet passes a cut on them.
-        """
-        by_name = {one.name: one for one in self.study.rows}
-        kept = [[read_scores(self.study, by_name[name], seed, head) for name in (row, other)] for seed in seeds]
-        found = [(ours, theirs) for ours, theirs in kept if ours is not None and theirs is not None]
-        if len(found) < len(kept):
-            return None
-        truth = self.study.test_jets.truth
-        if metric in ("accuracy", "auc_ovo"):
-            error = accuracy_difference_error if metric == "accuracy" else auc_difference_error
-            return error(found, truth)
-        classes = self.study.test_jets.classes
-        pair = {"signal": classes.index(signal), "background": classes.index(self.study.background)}
-        scores = [(discriminant(a, truth, **pair)[0], discriminant(b, truth, **pair)[0]) for a, b in found]
-        is_signal = discriminant(found[0][0], truth, **pair)[1]
-        if metric == "auc":
-            return auc_difference_error(
-                [(np.stack([1 - a, a], 1), np.stack([1 - b, b], 1)) for a, b in scores], is_signal
-            )
-        efficiency, n = self.study.efficiencies[signal], self.study.n_bootstrap
-        try:
-            return rejection_difference_error(scores, is_signal, efficiency=efficiency, n_bootstrap=n)
-        except InputError:
-            return None  # in the single precision of the kept scores the only jet that passed may not
-
-    def n_labels(self, head: str) -> list[int]:
-        """Numbers of labels on which a head was trained."""
-        return sorted({r["n_labels"] for _, _, cell in self.cells for r in cell["results"] if r["head"] == head})
+    overall: ResultsTable
+    gains: ResultsTable | None
+    differences: Sequence[ResultsTable]
+    by_class: Sequence[ResultsTable]
+    costs: ResultsTable
 
     @property
-    def heads(self) -> list[str]:
-        """Heads of which there are numbers."""
-        present = {result["head"] for _, _, cell in self.cells for result in cell["results"]}
-        return [head for head in HEADS if head in present]
+    def main(self) -> list[ResultsTable]:
+        """Those that answer the question of the comparison."""
+        return [self.overall, *([self.gains] if self.gains else []), *self.differences[:1]]
 
-    def to_arrow(self) -> pa.Table:
-        """One row for each cell, head, number of labels, metric and signal."""
-        columns: dict[str, list[Any]] = {}
-        for row, seed, cell in self.cells:
-            for result in cell["results"]:
-                measured = result["measurement"]
-                record = {
-                    "row": row.name,
-                    "kind": row.kind,
-                    "seed": seed,
-                    **{key: result[key] for key in ("head", "n_labels", "metric", "signal")},
-                    **{key: measured[key] for key in ("value", "error", "low", "high", "n", "limit")},
-                    **{key: cell["costs"][key] for key in _COSTS},
-                }
-                for key, value in record.items():
-                    columns.setdefault(key, []).append(value)
-        floats = {"value", "error", "low", "high", "flops_per_jet", "step_flops_per_jet", "seconds", "device_seconds"}
-        texts = {"row", "kind", "head", "metric", "signal"}
-
-        def type_of(name: str) -> Any:
-            if name == "limit":
-                return pa.bool_()
-            return pa.float64() if name in floats else pa.string() if name in texts else pa.int64()
-
-        return pa.table({name: pa.array(values, type_of(name)) for name, values in columns.items()})
+    def __iter__(self) -> Iterator[ResultsTable]:
+        yield from (*self.main, *self.differences[1:], *self.by_class, self.costs)
 
 
-def tables_of(numbers: Numbers, title: str) -> list[ResultsTable]:
-    """All heads at all labels; gains over random weights, differences to the reference; each class by head; costs."""
+def tables_of(numbers: Numbers, title: str) -> Tables:
+    """The tables of all numbers, at the largest number of labels; ``title`` is that of the first."""
     study = numbers.study
     names = [row.name for row in study.rows]
     provenance = {
@@ -177,25 +82,25 @@ def tables_of(numbers: Numbers, title: str) -> list[ResultsTable]:
         }
         for name in names
     }
-    tables = [ResultsTable.collect(title, overall, notes=notes, provenance=provenance)]
-    if (gains := _gains(numbers)) is not None:
-        tables.append(gains)
     points = ", ".join(f"{signal} {efficiency:g}" for signal, efficiency in study.efficiencies.items())
-    if study.reference:
-        tables += _differences(numbers, points)
-    for head in numbers.heads:
-        by_class = {name: _by_class(numbers, name, head) for name in names if numbers.select(name, head, "accuracy")}
-        tables.append(
-            ResultsTable.collect(
-                f"{HEADS[head]}: each class against {study.background}",
-                by_class,
-                notes=[
-                    f"score p_S/(p_S + p_B); ε_S of the rejection: {points}",
-                    "ε_S is not measured at an ε_B below one background jet",
-                ],
-            )
+    by_class = [
+        ResultsTable.collect(
+            f"{HEADS[head]}: each class against {study.background}",
+            {name: _by_class(numbers, name, head) for name in names if numbers.select(name, head, "accuracy")},
+            notes=[
+                f"score p_S/(p_S + p_B); ε_S of the rejection: {points}",
+                "ε_S is not measured at an ε_B below one background jet",
+            ],
         )
-    return [*tables, _costs(numbers)]
+        for head in numbers.heads
+    ]
+    return Tables(
+        ResultsTable.collect(title, overall, notes=notes, provenance=provenance),
+        _gains(numbers),
+        _differences(numbers, points) if study.reference else [],
+        by_class,
+        _costs(numbers),
+    )
 
 
 def _steps(study: Study) -> str:
@@ -246,12 +151,7 @@ def _gains(numbers: Numbers) -> ResultsTable | None:
     note = "errors of the test jets are those of a difference on the same jets"
     if independent:
         note = "errors of the test jets are in part added in quadrature, as if independent: too large"
-    return ResultsTable.collect(GAINS, gains, notes=[note])
-
-
-def title_of_differences(reference: str) -> str:
-    """Title of the table of differences to a row; those of single heads have the head behind it."""
-    return f"Difference to {reference}, seed by seed"
+    return ResultsTable.collect("Gain over the untrained encoder, seed by seed", gains, notes=[note])
 
 
 def _difference(a: Measurement, b: Measurement, error: float | None) -> Measurement:
@@ -266,7 +166,7 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
     study, reference = numbers.study, numbers.study.reference
     kind = next(row.kind for row in study.rows if row.name == reference)
     names = [row.name for row in study.rows if row.kind == kind and row.name != reference]
-    title = title_of_differences(reference)
+    title = f"Difference to {reference}, seed by seed"
 
     def table(title: str, columns: Mapping[str, tuple[str, str]], metrics: Mapping[str, str], *notes: str) -> Any:
         found: dict[str, dict[str, dict[str, Measurement]]] = {}
@@ -348,7 +248,7 @@ def _costs(numbers: Numbers) -> ResultsTable:
     return ResultsTable.collect("Costs", found, notes=notes, error="standard deviation over seeds")
 
 
-def write_tables(numbers: Numbers, tables: Sequence[ResultsTable], out: Path) -> None:
+def write_tables(numbers: Numbers, tables: Tables, out: Path) -> None:
     """results.parquet, results.json, results.md and results.tex."""
     with replacing(out / "results.parquet") as stream:
         pq.write_table(numbers.to_arrow(), stream)
