@@ -224,9 +224,15 @@ def test_an_objective_that_learns_nothing_gains_nothing(stores, tmp_path):
         compare(**given)
 
 
-def test_several_processes_compute_what_one_computes(finished, stores, tmp_path):
-    changes = {"objectives": [], "baselines": ["random", "observables"]}
-    compare(**settings(stores, tmp_path / "out", jobs=2, **changes))
+@pytest.mark.parametrize("where", ["processes", "dask"])
+def test_several_processes_compute_what_one_computes(finished, stores, tmp_path, where):
+    given = settings(stores, tmp_path / "out", objectives=[], baselines=["random", "observables"])
+    if where == "dask":  # a worker runs its tasks, each of them one cell, in a thread beside its main one
+        distributed = pytest.importorskip("distributed")
+        with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+            client.gather(client.map(lambda i: compare(**given, cell=i), range(2)))
+        assert all(line["done"] for line in compare(**given, list_cells=True)["cells"])
+    compare(**given, jobs=2)
     rows, whole = (content(out) for out in (tmp_path / "out", finished[0]))
 
     def values(table, kind):
