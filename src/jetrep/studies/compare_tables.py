@@ -89,7 +89,8 @@ def tables_of(numbers: Numbers, title: str) -> Tables:
             {name: _by_class(numbers, name, head) for name in names if numbers.select(name, head, "accuracy")},
             notes=[
                 f"score p_S/(p_S + p_B); ε_S of the rejection: {points}",
-                "ε_S is not measured at an ε_B below one background jet",
+                "ε_S is not measured at an ε_B below one background jet; "
+                "it is 0 where more background than ε_B shares the highest score, as votes of neighbours do",
             ],
         )
         for head in numbers.heads
