@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +36,8 @@ def kmeans(x: Tensor, k: int, seed: int) -> Tensor:
             field="objective.n_codes",
             remedy=f"ask for at most {len(x)}, or give more jets",
         )
+    from sklearn.cluster import MiniBatchKMeans  # takes two seconds, and few objectives have clusters
+
     points = x.detach().double().cpu().numpy()
     with threadpool_limits(1):
         model = MiniBatchKMeans(k, n_init=1, random_state=seed, batch_size=_BATCH, init_size=3 * max(k, _BATCH))

@@ -19,8 +19,6 @@ it moves to the origin, which keeps gradients finite.
 
 from __future__ import annotations
 
-import ot
-import ot.batch
 import torch
 from torch import Tensor
 
@@ -65,6 +63,8 @@ def energy_movers_distance(p: Tensor, q: Tensor, p_mask: Tensor, q_mask: Tensor)
         p_mask: (batch, n) bool, True for a real particle.
         q_mask: (batch, m) bool.
     """
+    import ot  # takes two seconds, and few objectives transport energy
+
     # The solver wants weights that agree to the last digit.
     a, x, b, y = _balanced(p.double().cpu(), q.double().cpu(), p_mask.cpu(), q_mask.cpu())
     total, cost = a.sum(1), _chords(x, y)
@@ -95,6 +95,8 @@ def sinkhorn_divergence(
         epsilon: weight of the entropy, a chord: directions closer than this blur. Halve it, and double ``max_iter``.
         max_iter: iterations at most.
     """
+    import ot.batch
+
     a, x, b, y = _balanced(p.double(), q.double(), p_mask, q_mask)
     total = a.sum(1).clamp(min=1e-30)
     a, b = (weights / total.unsqueeze(1) for weights in (a, b))

@@ -109,7 +109,12 @@ def training_curves(
         raise InputError("there is no metric to draw", field="metrics", remedy="log at least one")
     n_columns = min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    figure = new_figure(1.0 + 4.0 * n_columns, 0.4 + 3.0 * n_rows)
+    width, height = 0.3 + 4.4 * n_columns, 0.2 + 3.2 * n_rows
+    # Margins in inches: to find out how much room the labels need takes longer than a short training.
+    figure = new_figure(width, height, layout="none")
+    figure.subplots_adjust(
+        *(0.95 / width, 0.65 / height, 1 - 0.25 / width, 1 - 0.25 / height), wspace=1.2 / 3.2, hspace=0.85 / 2.35
+    )
     grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     steps = values.get(x, np.arange(len(next(iter(values.values())))).astype(np.float64))
     for ax, (quantity, lines) in zip(grid, panels.items(), strict=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from cycler import cycler
@@ -94,9 +94,17 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float = 7.0, height: float = 5.2) -> Figure:
-    """An empty figure of ``width`` × ``height`` inches on an Agg canvas; call it, and draw, under `style`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(
+    width: float = 7.0, height: float = 5.2, layout: Literal["constrained", "none"] = "constrained"
+) -> Figure:
+    """An empty figure of ``width`` × ``height`` inches on an Agg canvas; call it, and draw, under `style`.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        layout: "constrained" makes room for all labels, "none" leaves margins to the caller.
+    """
+    figure = Figure(figsize=(width, height), layout=layout)  # type: ignore[arg-type]  # its stubs forget "none"
     FigureCanvasAgg(figure)
     return figure
 
