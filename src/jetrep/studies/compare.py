@@ -112,7 +112,8 @@ def compare(
         max_jets: train on at most this many jets, the first of each store; all by default.
         max_test_jets: judge on at most this many jets; all by default.
         max_probe_jets: k-NN and linear probes are trained on at most this many jets.
-        max_particles: keep this many leading particles of each jet; all by default.
+        max_particles: keep this many leading particles of each jet; all by default, but 30 in the pretraining of an
+            autoencoder that does not say otherwise.
         n_bootstrap: number of resamples of the test jets.
         projection: draw PCA and t-SNE of the embeddings.
         jobs: cells that are computed at once, each in a process of its own.
