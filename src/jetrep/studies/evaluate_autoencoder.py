@@ -14,6 +14,7 @@ from rich.console import Console
 
 from jetrep.encoders.autoencoder import Autoencoder
 from jetrep.encoders.linear_autoencoders import HardestParticles, LinearLorentz
+from jetrep.encoders.lorentz_decoder import LorentzDecoderConfig
 from jetrep.errors import InputError
 from jetrep.evaluation.comparison import FEATURES, Comparison, reconstruct
 from jetrep.evaluation.distances import distribution_distances
@@ -89,7 +90,7 @@ def evaluate_autoencoder(
     """
     model, settings = load_autoencoder(run), dict(model_record(run).get("provenance") or {})
     objective = dict(settings.get("objective") or {})
-    slots = int(dict(objective.get("decoder") or {}).get("n_particles") or 30)
+    slots = int(dict(objective.get("decoder") or {}).get("n_particles") or LorentzDecoderConfig().slots)
     limit = min(settings.get("max_particles") or slots, slots)
     stores = {store.name: store for store in on}
     if len(stores) < len(on):
