@@ -1,13 +1,12 @@
-"""What each of two processes does in `test_contrastive_ranks`; spawned processes import it."""
+"""What each of two processes does in `test_contrastive_ranks`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from two_ranks import part
 
 from jetrep.encoders import JetTransformer, TransformerConfig
 from jetrep.features import FeatureConfig, Features
@@ -22,7 +21,7 @@ from jetrep.objectives.contrastive import (
 from jetrep.objectives.contrastive_losses import nt_xent_loss, supcon_loss
 from random_jets import random_jets
 
-BATCH, WORLD = 8, 2
+BATCH = 8
 CLASSES = ("a", "b", "c", "d")
 # The only jets of class c, and of class d, are both on the first rank; classes a and b are on both.
 LABELS = np.array([0, 1, 1, 0, 2, 0, 3, 1])
@@ -32,11 +31,6 @@ MODULES = {
     "supcon": (SupCon, SupConConfig()),
     "jetclr-scale": (JetCLRScale, JetCLRScaleConfig()),
 }
-
-
-def part(rank: int | None) -> slice:
-    """The jets of one of the ranks, dealt out as training does, or all of them."""
-    return slice(None) if rank is None else slice(rank, None, WORLD)
 
 
 def losses(rank: int | None) -> dict[str, torch.Tensor]:
@@ -73,12 +67,5 @@ def objective(name: str, rank: int | None) -> dict[str, torch.Tensor]:
     return dict(out.metrics) | {path: p.grad for path, p in module.named_parameters()}
 
 
-def everything(rank: int | None) -> dict[str, Any]:
+def everything(rank: int | None, _: Any) -> dict[str, Any]:
     return {"losses": losses(rank)} | {name: objective(name, rank) for name in MODULES}
-
-
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    torch.save(everything(rank), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()

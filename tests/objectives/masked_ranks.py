@@ -1,13 +1,11 @@
-"""What each of two processes does in the tests of masked objectives; spawned processes import it."""
+"""What each of two processes does in the tests of masked objectives."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from two_ranks import part
 
 from jetrep.encoders import JetTransformer, TransformerConfig
 from jetrep.encoders.decoder import DecoderConfig, SetTransformerConfig
@@ -18,7 +16,6 @@ from jetrep.objectives.quantizer import VectorQuantizer
 from jetrep.objectives.tokenizer import TokenizerConfig
 from random_jets import random_jets
 
-BATCH, WORLD = 8, 2
 JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
 DECODER = DecoderConfig(16, 1, 2, ranks=8)
 TOKENIZER = TokenizerConfig(n_codes=16, latent=4, net=SetTransformerConfig(16, 1, 2), steps=5, batch_size=4)
@@ -29,11 +26,6 @@ TARGETS = {
     "flow": MaskedParticlesConfig(target="flow", decoder=DECODER),
     "jepa": JepaConfig(predictor=DECODER),
 }
-
-
-def part(rank: int | None) -> slice:
-    """Every second jet, or all."""
-    return slice(None) if rank is None else slice(rank, None, WORLD)
 
 
 def objective(name: str) -> MaskedParticles | Jepa:
@@ -71,26 +63,9 @@ def quantizer(rank: int | None) -> dict[str, torch.Tensor]:
     return {**module.state_dict(), "replaced": (module.codes[5].abs() < 20).all()}
 
 
-def everything(rank: int | None, names: list[str], modules: dict[str, Any]) -> dict[str, Any]:
-    """What is asked for by ``names``."""
-    return {name: quantizer(rank) if name == "quantizer" else step(modules[name], rank) for name in names}
+def made() -> dict[str, MaskedParticles | Jepa]:
+    return {name: objective(name) for name in TARGETS}
 
 
-def made(names: list[str]) -> dict[str, Any]:
-    """The objectives among ``names``."""
-    return {name: objective(name) for name in names if name in TARGETS}
-
-
-def work(rank: int, folder: str, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    modules = made(names)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    torch.save(everything(rank, names, modules), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
-def outcomes(folder: Path, names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Of one process with everything, and of each of two with a part."""
-    mp.spawn(work, args=(str(folder), names), nprocs=WORLD)
-    one = everything(None, names, made(names))
-    return one, [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+def everything(rank: int | None, modules: dict[str, MaskedParticles | Jepa]) -> dict[str, Any]:
+    return {"quantizer": quantizer(rank)} | {name: step(module, rank) for name, module in modules.items()}

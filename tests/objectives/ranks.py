@@ -1,13 +1,12 @@
-"""What each of two processes does in `test_ranks`; a module of its own, because spawned processes import it."""
+"""What each of two processes does in `test_ranks`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from two_ranks import WORLD
 
 from jetrep.encoders import HeadConfig, JetTransformer, TransformerConfig
 from jetrep.features import FeatureConfig, Features
@@ -15,7 +14,7 @@ from jetrep.objectives import PRESETS, SelfDistillation, self_distillation
 from jetrep.objectives.losses import Centering, dino_loss, koleo_loss, sinkhorn
 from random_jets import random_jets
 
-BATCH, WORLD = 8, 2
+BATCH = 8
 JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
 CONFIGS = {
     "sinkhorn": {},
@@ -73,13 +72,6 @@ def objective(name: str, rank: int | None) -> dict[str, torch.Tensor]:
     return {"loss": loss.detach()} | {path: p.grad for path, p in module.student.named_parameters()}
 
 
-def everything(rank: int | None) -> dict[str, Any]:
+def everything(rank: int | None, _: Any) -> dict[str, Any]:
     self_distillation.random_particles = hide_the_hardest
     return {"losses": losses(rank)} | {name: objective(name, rank) for name in CONFIGS}
-
-
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    torch.save(everything(rank), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()

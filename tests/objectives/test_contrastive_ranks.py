@@ -3,16 +3,14 @@
 import contrastive_ranks as ranks
 import pytest
 import torch
-import torch.multiprocessing as mp
+import two_ranks
 
 CASES = ["nt-xent", "supcon", "one view", "one class a rank", "one class"]
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(ranks.work, args=(str(folder),), nprocs=ranks.WORLD)
-    return ranks.everything(None), [torch.load(folder / f"{rank}.pt") for rank in range(ranks.WORLD)]
+    return two_ranks.outcomes(tmp_path_factory.mktemp("ranks"), ranks.everything)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -22,7 +20,7 @@ def test_losses(outcomes, name):
     torch.testing.assert_close(torch.stack([rank[name] for rank in two]).mean(0), one[name])
     joined = torch.empty_like(one[f"{name} gradient"])
     for r, rank in enumerate(two):
-        joined[ranks.part(r)] = rank[f"{name} gradient"] / ranks.WORLD
+        joined[two_ranks.part(r)] = rank[f"{name} gradient"] / two_ranks.WORLD
     torch.testing.assert_close(joined, one[f"{name} gradient"])
     assert bool(one[f"{name} gradient"].any()) is (name != "one class")
 

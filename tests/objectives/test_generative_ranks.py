@@ -3,16 +3,17 @@
 import generative_ranks
 import pytest
 import torch
+import two_ranks
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    return generative_ranks.outcomes(tmp_path_factory.mktemp("ranks"))
+def outcomes(tmp_path_factory):
+    return two_ranks.outcomes(tmp_path_factory.mktemp("ranks"), generative_ranks.everything, generative_ranks.made)
 
 
 @pytest.mark.parametrize("name", generative_ranks.CONFIGS)
-def test_whole_step(two_ranks, name):
-    one, two = two_ranks
+def test_whole_step(outcomes, name):
+    one, two = outcomes
     for key, expected in one[name].items():
         mean = torch.stack([rank[name][key] for rank in two]).mean(0)
         torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-5 * max(1.0, float(expected.abs().max())))

@@ -3,24 +3,25 @@
 import masked_ranks
 import pytest
 import torch
+import two_ranks
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    return masked_ranks.outcomes(tmp_path_factory.mktemp("ranks"), ["quantizer", *masked_ranks.TARGETS])
+def outcomes(tmp_path_factory):
+    return two_ranks.outcomes(tmp_path_factory.mktemp("ranks"), masked_ranks.everything, masked_ranks.made)
 
 
 @pytest.mark.parametrize("name", masked_ranks.TARGETS)
-def test_whole_step(two_ranks, name):
-    one, two = two_ranks
+def test_whole_step(outcomes, name):
+    one, two = outcomes
     for key, expected in one[name].items():
         mean = torch.stack([rank[name][key] for rank in two]).mean(0)
         torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-5 * max(1.0, float(expected.abs().max())))
     assert float(two[0][name]["loss"]) != float(two[1][name]["loss"])
 
 
-def test_codebook(two_ranks):
-    one, two = two_ranks
+def test_codebook(outcomes):
+    one, two = outcomes
     for name in ("codes", "share", "moment"):
         torch.testing.assert_close(two[0]["quantizer"][name], two[1]["quantizer"][name])
         torch.testing.assert_close(two[0]["quantizer"][name], one["quantizer"][name])

@@ -3,21 +3,16 @@
 import pytest
 import ranks
 import torch
-import torch.multiprocessing as mp
+import two_ranks
 
 from jetrep.objectives import self_distillation
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(ranks.work, args=(str(folder),), nprocs=ranks.WORLD)
-    original = self_distillation.random_particles
-    try:
-        one = ranks.everything(None)
-    finally:
-        self_distillation.random_particles = original
-    return one, [torch.load(folder / f"{rank}.pt") for rank in range(ranks.WORLD)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(self_distillation, "random_particles", self_distillation.random_particles)
+        return two_ranks.outcomes(tmp_path_factory.mktemp("ranks"), ranks.everything)
 
 
 @pytest.mark.parametrize("name", ["koleo", "dino", "center"])
@@ -33,7 +28,7 @@ def test_what_belongs_to_a_jet_is_the_same_on_either_rank(outcomes, name):
     one, two = outcomes
     joined = torch.cat([rank["losses"][name] for rank in two])
     if "gradient" in name:
-        joined = joined / ranks.WORLD
+        joined = joined / two_ranks.WORLD
     torch.testing.assert_close(joined, one["losses"][name])
 
 

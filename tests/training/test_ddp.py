@@ -23,6 +23,21 @@ PRETRAIN = "--objective.head.n_prototypes 32 --objective.ema 0 --objective.ema_e
 TWO = "--engine.devices 2 --engine.strategy ddp"
 
 
+CASES = [
+    ("pretrain", f"{PRETRAIN} --objective.koleo_weight 0", 1e-5),
+    # Which neighbour is nearest may be decided by rounding, and where that is depends on the processor.
+    ("pretrain", PRETRAIN, 0.02),
+    ("finetune", "--validation 0.08 --head.dropout 0 --classes qcd top", 1e-5),
+]
+# Through the command line, one command after the other; Lightning starts the script once more for the second process.
+SCRIPT = """
+import json, sys
+from jetrep.cli import main
+for command in json.loads(sys.argv[1]):
+    assert main(command) == 0
+"""
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "store"
@@ -33,26 +48,33 @@ def store(tmp_path_factory):
     return path
 
 
-def train(verb, store, out, settings):
-    """In one process, this one."""
-    command = [verb, str(store), "--out", str(out), "--quiet", *COMMON.split(), *settings.split()]
-    assert cli.main(command) == 0
-    return read(out)
-
-
-def train_in_two(verb, store, out, settings):
-    """Through the command line, which Lightning starts once more for the second process."""
-    command = [verb, str(store), "--out", str(out), *COMMON.split(), *settings.split(), *TWO.split()]
+@pytest.fixture(scope="module")
+def in_two(store, tmp_path_factory):
+    """The folders of what two processes have trained, case by case."""
+    folder = tmp_path_factory.mktemp("two")
+    outs = [folder / f"{i}" for i in range(len(CASES))]
+    commands = [words(verb, store, out, f"{more} {TWO}") for (verb, more, _), out in zip(CASES, outs, strict=True)]
+    (folder / "script.py").write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, "-m", "jetrep.cli", *command],
+        [sys.executable, str(folder / "script.py"), json.dumps(commands)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("100%") <= 1  # the second process shows no bar
+    assert done.stderr.count("100%") <= len(CASES)  # the second process shows no bar
+    return outs
+
+
+def words(verb, store, out, settings):
+    return [verb, str(store), "--out", str(out), *COMMON.split(), *settings.split()]
+
+
+def train(verb, store, out, settings):
+    """In one process, this one."""
+    assert cli.main([*words(verb, store, out, settings), "--quiet"]) == 0
     return read(out)
 
 
@@ -66,18 +88,11 @@ def read(out):
     return load_file(out / "model.safetensors"), torch.tensor([line["loss"] for line in log])
 
 
-@pytest.mark.parametrize(
-    ("verb", "settings", "bound"),
-    [
-        ("pretrain", f"{PRETRAIN} --objective.koleo_weight 0", 1e-5),
-        # Which neighbour is nearest may be decided by rounding, and where that is depends on the processor.
-        ("pretrain", PRETRAIN, 0.02),
-        ("finetune", "--validation 0.08 --head.dropout 0 --classes qcd top", 1e-5),
-    ],
-)
-def test_two_processes_train_what_one_does(tmp_path, store, verb, settings, bound):
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_two_processes_train_what_one_does(tmp_path, store, in_two, case):
+    verb, settings, bound = CASES[case]
     one, losses = train(verb, store, tmp_path / "one", settings)
-    two, shared_losses = train_in_two(verb, store, tmp_path / "two", settings)
+    two, shared_losses = read(in_two[case])
     # Half of each batch has another loss: only the mean over both processes is that of the whole.
     torch.testing.assert_close(shared_losses, losses, rtol=1e-5, atol=1e-5)
     start, _ = train(verb, store, tmp_path / "start", f"{settings} --optimizer.lr 0")

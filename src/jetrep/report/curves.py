@@ -121,6 +121,7 @@ def training_curves(
         for name, part in lines:
             _line(ax, steps, values[name], part)
         ax.set(xlabel=x.replace("_", " ").capitalize(), ylabel=quantity)
+        ax.minorticks_off()  # they take as long to draw as all else
         if len(lines) > 1:
             ax.legend(loc="best")
         together = np.concatenate([values[name][np.isfinite(values[name])] for name, _ in lines])
