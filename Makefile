@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 install: $(READY)  ## virtual environment with tested versions
 
 test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every test may use: the folder of real public jets, if there is one."""
+"""What holds for every test: the folder of real public jets, if there is one, and figures that are drawn quickly."""
 
 import os
 
@@ -7,9 +7,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 REAL_DATA = "JETREP_TEST_DATA"
 
@@ -21,3 +23,21 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip(f"needs real jets: set {REAL_DATA} to the folder that holds toptagging/, jetclass/ …")
     return Path(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures without minor ticks, and without making room for labels, which take most of their time.
+
+    How figures look is for tests/report, which draws them in full.
+    """
+    if "report" in request.path.parts:
+        yield
+        return
+    from jetrep.report import style
+
+    with pytest.MonkeyPatch.context() as patch:
+        parameters = {**style._parameters(), "xtick.minor.visible": False, "ytick.minor.visible": False}
+        patch.setattr(style, "_parameters", lambda: parameters)
+        patch.setattr(style, "Figure", lambda **size: Figure(**{**size, "layout": "none"}))
+        yield

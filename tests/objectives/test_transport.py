@@ -25,7 +25,7 @@ def sliced(p, q, p_mask, q_mask):
 
 
 def sinkhorn(p, q, p_mask, q_mask):
-    return sinkhorn_divergence(p, q, p_mask, q_mask, 0.1, 2000)
+    return sinkhorn_divergence(p, q, p_mask, q_mask, 0.1, 1000)
 
 
 DISTANCES = {"exact": energy_movers_distance, "sinkhorn": sinkhorn, "sliced": sliced}

@@ -55,6 +55,24 @@ def test_training_and_validation_share_a_panel(tmp_path):
     assert len(training_curves(metrics, names=["lr"]).axes) == 1
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_labels_lie_within_the_figure_and_apart(tmp_path, n):
+    """Though nobody looks for room for them; and it stays so if the figure is saved again."""
+    steps = np.arange(50.0)
+    metrics = {"step": steps} | {f"gradient_norm_{i}": 10.0 ** (-2 * i) * (1 + steps / 50) for i in range(n)}
+    figure = training_curves(metrics)
+    before = [ax.get_position().bounds for ax in figure.axes]
+    for _ in range(2):
+        save(figure, tmp_path / "training.png")
+    assert [ax.get_position().bounds for ax in figure.axes] == before
+    boxes = [ax.get_tightbbox() for ax in figure.axes[:n]]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0 <= box.y0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
 def test_bad_input_is_named(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(InputError, match=r"m\.jsonl: line 2"):

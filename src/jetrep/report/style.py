@@ -80,7 +80,6 @@ def _parameters() -> Any:
         "xtick.major.width": 0.9,
         "ytick.major.width": 0.9,
         "legend.fontsize": "small",
-        "figure.constrained_layout.use": True,
         "pdf.fonttype": 42,
         "figure.dpi": DPI,
         "savefig.dpi": DPI,
