@@ -372,6 +372,18 @@ def test_rows_are_added_to_a_finished_comparison(finished, stores):
     assert {line["row"] for line in cells if not line["done"]} == {"deeper"}
 
 
+def test_tables_of_what_is_there(stores, tmp_path):
+    given = settings(stores, tmp_path / "out", objectives=["jetclr"], baselines=["random"], n_labels=[], seeds=2)
+    with pytest.raises(InputError, match="no cell is there yet"):
+        compare(**given, tables_only=True)
+    compare(**given, cell=3)
+    overall, *_, costs = compare(**given, tables_only=True)["tables"]
+    assert set(content(tmp_path / "out")["row"]) == set(overall["results"]) == set(costs["results"]) == {"random"}
+    assert overall["results"]["random"]["k-NN"]["macro AUC"]["n_seeds"] == 1
+    assert overall["notes"][-1] == "3 of 4 cells are missing"
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 1
+
+
 def test_a_cell_is_computed_by_one_process_at_a_time(stores, tmp_path):
     given = settings(stores, tmp_path / "out", objectives=[], baselines=["observables"], n_labels=[])
     folder = Path(compare(**given, list_cells=True)["cells"][0]["folder"])

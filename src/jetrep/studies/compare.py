@@ -68,6 +68,7 @@ def compare(
     jobs: int = 1,
     cell: int | None = None,
     list_cells: bool = False,
+    tables_only: bool = False,
     engine: EngineConfig = EngineConfig(),
     title: str = "One encoder, every objective",
     overwrite: bool = False,
@@ -119,6 +120,7 @@ def compare(
         jobs: cells that are computed at once, each in a process of its own.
         cell: compute this cell alone, and write no tables: one task of an array job.
         list_cells: print the cells, with their numbers, and compute nothing.
+        tables_only: write tables and figures of the cells that are there, and compute nothing.
         engine: hardware, precision and logs.
         title: title of the table.
         overwrite: compute anew what is there.
@@ -190,7 +192,10 @@ def compare(
                 markup=False,
             )
         return record
-    todo = [i for i in ([cell] if cell is not None else range(len(cells))) if not done[i]]
+    if tables_only and not any(done):
+        raise InputError("no cell is there yet", file=out, remedy="compute some, without --tables-only")
+    wanted_cells = [] if tables_only else [cell] if cell is not None else range(len(cells))
+    todo = [i for i in wanted_cells if not done[i]]
     say(f"{len(todo)} cells to compute, {sum(done)} of {len(cells)} are there")
     _compute(study, todo, jobs, overwrite, say)
     if cell is not None:

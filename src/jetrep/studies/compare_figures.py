@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from jetrep.report.comparison import bars, confusions, label_efficiency
 from jetrep.report.figures import results
 from jetrep.report.style import save
 from jetrep.studies.compare_numbers import HEADS, Numbers
+from jetrep.studies.compare_study import Row
 from jetrep.studies.compare_tables import Tables
 from jetrep.studies.evaluate import draw_embedding
 from jetrep.studies.parallel import in_parallel
@@ -32,7 +35,7 @@ def draw_comparison(numbers: Numbers, tables: Tables, *, projection: bool = True
     Args:
         numbers: all numbers.
         tables: those of `tables_of`.
-        projection: draw PCA and t-SNE of the embeddings of the first seed, too.
+        projection: draw PCA and t-SNE of the embeddings of the first finished seed, too.
         jobs: how many of these are computed at once.
     """
     study, out = numbers.study, numbers.study.out
@@ -61,21 +64,23 @@ def draw_comparison(numbers: Numbers, tables: Tables, *, projection: bool = True
     curves = {head: lines for head, lines in curves.items() if len(lines) > 1} or curves
     if curves:
         save(label_efficiency(curves), out / "label_efficiency.png", pdf=True)
-    first = {row.name: cell["confusions"] for row, seed, cell in numbers.cells if seed == 0}
+    first: dict[str, tuple[Row, int, Mapping[str, Any]]] = {}
+    for row, seed, cell in numbers.cells:
+        first.setdefault(row.name, (row, seed, cell["confusions"]))
     for head in numbers.heads:
-        matrices = {name: found[head] for name, found in first.items() if head in found}
+        matrices = {name: found[head] for name, (_, _, found) in first.items() if head in found}
         save(confusions(matrices, study.test_jets.classes), out / f"confusion-{head}.png", pdf=True)
     if not projection:
         return
     chosen = np.sort(np.random.default_rng(0).permutation(len(study.test_jets))[:_PROJECTED])
     panels = []
-    for row in study.rows:
-        folder = study.folder(row, 0)
+    for row, seed, _ in first.values():
+        folder = study.folder(row, seed)
         run = next(
             (folder / name for name in ("pretrain", "supervised-all") if (folder / name / RECORD).exists()), None
         )
         if run is not None:
-            file = out / f"embedding-{folder.name.removesuffix('-seed-0')}.png"
+            file = out / f"embedding-{folder.name.removesuffix(f'-seed-{seed}')}.png"
             jets = {row.name: study.test_jets[chosen]}
             panels.append(partial(_project, run, jets, file, study.engine.accelerator))
     with progress(total=len(panels), description="project", unit="panel", quiet=study.quiet) as bar:

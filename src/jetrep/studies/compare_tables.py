@@ -56,7 +56,8 @@ class Tables:
 def tables_of(numbers: Numbers, title: str) -> Tables:
     """The tables of all numbers, at the largest number of labels; ``title`` is that of the first."""
     study = numbers.study
-    names = [row.name for row in study.rows]
+    there = {row.name for row, _, _ in numbers.cells}
+    names = [row.name for row in study.rows if row.name in there]
     provenance = {
         "settings": [study.settings(row, 0) for row in study.rows],
         "seeds": study.seeds,
@@ -71,6 +72,8 @@ def tables_of(numbers: Numbers, title: str) -> Tables:
     labelled = [row.name for row in study.rows if not isinstance(row.objective, str) and needs_of(row.objective).labels]
     if labelled:
         notes.append(f"pretrained with the labels of all jets: {', '.join(labelled)}")
+    if missing := len(study.cells) - len(numbers.cells):
+        notes.append(f"{missing} of {len(study.cells)} cells are missing")
     overall = {
         name: {
             HEADS[head]: {
