@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from two_ranks import part
+from two_ranks import JETS, part
 
 from jetrep.encoders import JetTransformer, TransformerConfig
 from jetrep.features import FeatureConfig, Features
@@ -19,13 +19,12 @@ from jetrep.objectives.contrastive import (
     SupConConfig,
 )
 from jetrep.objectives.contrastive_losses import nt_xent_loss, supcon_loss
-from random_jets import random_jets
 
 BATCH = 8
 CLASSES = ("a", "b", "c", "d")
 # The only jets of class c, and of class d, are both on the first rank; classes a and b are on both.
 LABELS = np.array([0, 1, 1, 0, 2, 0, 3, 1])
-JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40]).with_labels(LABELS, CLASSES)
+LABELLED = JETS.with_labels(LABELS, CLASSES)
 MODULES = {
     "jetclr": (JetCLR, JetCLRConfig()),
     "supcon": (SupCon, SupConConfig()),
@@ -62,7 +61,7 @@ def objective(name: str, rank: int | None) -> dict[str, torch.Tensor]:
     features = Features(FeatureConfig())
     build, config = MODULES[name]
     module = build(features, JetTransformer(encoder, len(features.names)), config)
-    out = module(JETS[part(rank)].batch(), 1, 10, torch.Generator().manual_seed(3))
+    out = module(LABELLED[part(rank)].batch(), 1, 10, torch.Generator().manual_seed(3))
     out.loss.backward()
     return dict(out.metrics) | {path: p.grad for path, p in module.named_parameters()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from two_ranks import part
+from two_ranks import JETS, step
 
 from jetrep.encoders import JetTransformer, TransformerConfig
 from jetrep.encoders.decoder import SetTransformerConfig
@@ -15,9 +15,7 @@ from jetrep.objectives.build import build_objective
 from jetrep.objectives.clip_vae import ClipVAEConfig
 from jetrep.objectives.next_token import NextTokenConfig
 from jetrep.objectives.tokenizer import TokenizerConfig
-from random_jets import random_jets
 
-JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
 SMALL = {"latent": 6, "n_particles": 12, "decoder": SetTransformerConfig(16, 1, 2), "embedding": 8, "clip_weight": 1.0}
 TOKENIZER = TokenizerConfig(n_codes=16, latent=4, net=SetTransformerConfig(16, 1, 2), steps=5, batch_size=4)
 CONFIGS: dict[str, Any] = {
@@ -33,13 +31,6 @@ def objective(name: str) -> Objective:
     features = Features(FeatureConfig())
     encoder = JetTransformer(TransformerConfig(16, 2, 2, 24, position_bins=10), len(features.names))
     return build_objective(CONFIGS[name], features, encoder, sample=lambda: JETS)
-
-
-def step(module: Objective, rank: int | None) -> dict[str, torch.Tensor]:
-    """Loss and gradients of one step on this rank's jets."""
-    loss = module(JETS[part(rank)].batch(), 5, 10, torch.Generator().manual_seed(3)).loss
-    loss.backward()
-    return {"loss": loss.detach()} | {path: p.grad for path, p in module.named_parameters() if p.requires_grad}
 
 
 def made() -> dict[str, Objective]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from two_ranks import part
+from two_ranks import JETS, step
 
 from jetrep.encoders import JetTransformer, TransformerConfig
 from jetrep.encoders.decoder import DecoderConfig, SetTransformerConfig
@@ -14,9 +14,7 @@ from jetrep.objectives.jepa import Jepa, JepaConfig
 from jetrep.objectives.masked import MaskedParticles, MaskedParticlesConfig
 from jetrep.objectives.quantizer import VectorQuantizer
 from jetrep.objectives.tokenizer import TokenizerConfig
-from random_jets import random_jets
 
-JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
 DECODER = DecoderConfig(16, 1, 2, ranks=8)
 TOKENIZER = TokenizerConfig(n_codes=16, latent=4, net=SetTransformerConfig(16, 1, 2), steps=5, batch_size=4)
 TARGETS = {
@@ -41,13 +39,6 @@ def objective(name: str) -> MaskedParticles | Jepa:
                 p.add_(0.1 * torch.randn_like(p))
         return module
     return MaskedParticles(features, encoder, config, fit_on=JETS)
-
-
-def step(module: MaskedParticles | Jepa, rank: int | None) -> dict[str, torch.Tensor]:
-    """Loss and gradients of one step on this rank's jets."""
-    loss = module(JETS[part(rank)].batch(), 1, 10, torch.Generator().manual_seed(3)).loss
-    loss.backward()
-    return {"loss": loss.detach()} | {path: p.grad for path, p in module.named_parameters() if p.requires_grad}
 
 
 def quantizer(rank: int | None) -> dict[str, torch.Tensor]:

@@ -6,16 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from two_ranks import WORLD
+from two_ranks import JETS, WORLD
 
 from jetrep.encoders import HeadConfig, JetTransformer, TransformerConfig
 from jetrep.features import FeatureConfig, Features
 from jetrep.objectives import PRESETS, SelfDistillation, self_distillation
 from jetrep.objectives.losses import Centering, dino_loss, koleo_loss, sinkhorn
-from random_jets import random_jets
 
 BATCH = 8
-JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
 CONFIGS = {
     "sinkhorn": {},
     "centering": {"assignment": "centering"},

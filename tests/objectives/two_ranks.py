@@ -11,12 +11,31 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from jetrep.objectives.base import Objective
+from random_jets import random_jets
+
 WORLD = 2
+JETS = random_jets([30, 18, 9, 1, 25, 3, 12, 40])
 
 
 def part(rank: int | None) -> slice:
     """The jets of one of the ranks, dealt out as training does, or all of them."""
     return slice(None) if rank is None else slice(rank, None, WORLD)
+
+
+def step(module: Objective, rank: int | None) -> dict[str, torch.Tensor]:
+    """Loss and gradients of one step on this rank's jets."""
+    loss = module(JETS[part(rank)].batch(), 5, 10, torch.Generator().manual_seed(3)).loss
+    loss.backward()
+    return {"loss": loss.detach()} | {path: p.grad for path, p in module.named_parameters() if p.requires_grad}
+
+
+def assert_the_same_step(one: dict[str, torch.Tensor], two: list[dict[str, torch.Tensor]]) -> None:
+    """Of two ranks, averaged; whose jets differ."""
+    for key, expected in one.items():
+        mean = torch.stack([rank[key] for rank in two]).mean(0)
+        torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-5 * max(1.0, float(expected.abs().max())))
+    assert float(two[0]["loss"]) != float(two[1]["loss"])
 
 
 def outcomes(
