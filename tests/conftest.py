@@ -37,7 +37,7 @@ def quick_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     from jetrep.report import style
 
     with pytest.MonkeyPatch.context() as patch:
-        parameters = {**style._parameters(), "xtick.minor.visible": False, "ytick.minor.visible": False}
-        patch.setattr(style, "_parameters", lambda: parameters)
+        full, minor = style._parameters, ("xtick.minor.visible", "ytick.minor.visible")
+        patch.setattr(style, "_parameters", lambda: full() | dict.fromkeys(minor, False))
         patch.setattr(style, "Figure", lambda **size: Figure(**{**size, "layout": "none"}))
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import torch
 from two_ranks import JETS, WORLD
@@ -71,5 +72,5 @@ def objective(name: str, rank: int | None) -> dict[str, torch.Tensor]:
 
 
 def everything(rank: int | None, _: Any) -> dict[str, Any]:
-    self_distillation.random_particles = hide_the_hardest
-    return {"losses": losses(rank)} | {name: objective(name, rank) for name in CONFIGS}
+    with mock.patch.object(self_distillation, "random_particles", hide_the_hardest):
+        return {"losses": losses(rank)} | {name: objective(name, rank) for name in CONFIGS}

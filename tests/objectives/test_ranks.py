@@ -5,14 +5,10 @@ import ranks
 import torch
 import two_ranks
 
-from jetrep.objectives import self_distillation
-
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(self_distillation, "random_particles", self_distillation.random_particles)
-        return two_ranks.outcomes(tmp_path_factory.mktemp("ranks"), ranks.everything)
+    return two_ranks.outcomes(tmp_path_factory.mktemp("ranks"), ranks.everything)
 
 
 @pytest.mark.parametrize("name", ["koleo", "dino", "center"])
