@@ -368,7 +368,7 @@ def test_numbers_are_uniform_and_unrelated():
 
 def test_two_views_differ_and_suit_the_features():
     batch = massive([12, 5, 40])
-    first, second = augmented(batch, partial(jet_keys, 3, generator()), AugmentationConfig())
+    first, second = augmented(batch, partial(jet_keys, 3, generator()), AugmentationConfig(translation=1.0))
     assert first.counts.tolist() == [12, 5, 40]
     assert second.counts.tolist() == [48, 20, 50]
     torch.testing.assert_close(fv.pt(second.p4).sum(1), fv.pt(batch.p4).sum(1), rtol=1e-5, atol=1e-3)

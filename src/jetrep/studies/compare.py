@@ -178,7 +178,8 @@ def compare(
     if cell is not None and cell >= len(cells):
         raise InputError(f"there is no cell {cell}", field="cell", remedy=f"choose from 0 to {len(cells) - 1}")
     # A changed setting is refused before anything is computed.
-    done = [not overwrite and read_cell(study, *one) is not None for one in cells]
+    anew = overwrite and not tables_only
+    done = [not anew and read_cell(study, *one) is not None for one in cells]
     record: dict[str, Any] = {
         "cells": [
             {"cell": i, "row": row.name, "seed": seed, "done": done[i], "folder": str(study.folder(row, seed))}

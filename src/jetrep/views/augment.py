@@ -50,15 +50,16 @@ _SOFTEST = 0.1  # GeV; softer constituents are smeared like this one
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Which changes the two views of a jet undergo; the defaults are JetCLR's, ``max_rapidity`` is ours.
+    """Which changes the two views of a jet undergo; the defaults are JetCLR's but for two, which say so.
 
     View one is placed, rotated and translated; view two is placed, rotated, split, smeared and translated.
 
     Attributes:
         max_rapidity: each view is put at a random azimuth and a random rapidity of the jet within ± this; None leaves
-            jets where they are.
+            jets where they are. Ours.
         rotation: turn the jet about its axis.
-        translation: largest shift over the extent of the jet; 0 for none.
+        translation: largest shift over the extent of the jet; 0 for none, our default. Published is 1. Features are
+            measured from the axis, around which all jets lie: an encoder meets shifted ones in training alone.
         split_passes: times that constituents are split; 0 for never, which measured features need.
         split_fraction: largest part of the constituents that one pass splits.
         max_particles: splitting stops at this many constituents. The published value is that of jets cut to their
@@ -68,7 +69,7 @@ class AugmentationConfig:
 
     max_rapidity: float | None = 2.0
     rotation: bool = True
-    translation: float = 1.0
+    translation: float = 0.0
     split_passes: int = 2
     split_fraction: float = 1.0
     max_particles: int = 50
