@@ -130,15 +130,28 @@ def test_a_full_disk(tmp_path, capsys, writer, limit):
     assert jetrep(command) == 0
 
 
-def start(command, folder):
-    return subprocess.Popen(
-        [sys.executable, "-m", "jetrep.cli", *command.split()],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture
+def start():
+    """Start a command in a folder; what a failed test leaves of it is terminated, or it would work on for hours."""
+    started = []
+
+    def begin(command, folder):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jetrep.cli", *command.split()],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)
 
 
 def stop(process, when, number):
@@ -153,7 +166,7 @@ def stop(process, when, number):
     return process.returncode, printed
 
 
-def test_pretraining_survives_every_way_of_being_stopped(world, tmp_path):
+def test_pretraining_survives_every_way_of_being_stopped(world, tmp_path, start):
     command = (
         f"pretrain {world}/good --out run {PRETRAINING} --epochs 75 --engine.log_every 5 --engine.checkpoint_every 20"
     )
@@ -183,7 +196,7 @@ def test_pretraining_survives_every_way_of_being_stopped(world, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
-def test_stopping_a_simulation_leaves_nothing(tmp_path, number, code, workers):
+def test_stopping_a_simulation_leaves_nothing(tmp_path, start, number, code, workers):
     size = f"--jets 1000000 --jets-per-shard 100 --workers {workers}"
     process = start(f"simulate store --processes qcd --preset toptagging {size} --quiet", tmp_path)
     returned, printed = stop(process, lambda: list(tmp_path.glob(".store.writing-*/shard-00001.arrow")), number)
@@ -192,7 +205,7 @@ def test_stopping_a_simulation_leaves_nothing(tmp_path, number, code, workers):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_failure_prints_is_no_traceback(world):
+def test_what_a_failure_prints_is_no_traceback(world, start):
     """As a user sees it: through the console script, exit code and all."""
     process = start("pretrain nowhere --out new", world)
     printed, complaint = process.communicate(timeout=60)
