@@ -377,7 +377,8 @@ def test_tables_of_what_is_there(stores, tmp_path):
     with pytest.raises(InputError, match="no cell is there yet"):
         compare(**given, tables_only=True)
     compare(**given, cell=3)
-    overall, *_, costs = compare(**given, tables_only=True, overwrite=True)["tables"]
+    overall, *_, costs = tables = compare(**given, tables_only=True)["tables"]
+    assert compare(**given, tables_only=True, overwrite=True)["tables"] == tables
     assert set(content(tmp_path / "out")["row"]) == set(overall["results"]) == set(costs["results"]) == {"random"}
     assert overall["results"]["random"]["k-NN"]["macro AUC"]["n_seeds"] == 1
     assert overall["notes"][-1] == "3 of 4 cells are missing"

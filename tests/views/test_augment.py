@@ -379,6 +379,20 @@ def test_two_views_differ_and_suit_the_features():
         assert not inputs.features[~view.mask].any()
 
 
+def test_views_lie_around_the_axis_unless_they_are_to_be_shifted():
+    batch = massive([12, 5, 40])
+
+    def delta_r(view):
+        axis = view.jet_p4.unsqueeze(1)
+        delta_phi = fv.delta_phi(fv.phi(view.p4), fv.phi(axis))
+        return torch.hypot(fv.eta(view.p4) - fv.eta(axis), delta_phi)[batch.mask]
+
+    for shift, kept in (({}, True), ({"translation": 1.0}, False)):
+        config = AugmentationConfig(max_rapidity=None, split_passes=0, smearing=0.0, **shift)
+        for view in augmented(batch, partial(jet_keys, 3, generator()), config):
+            assert torch.allclose(delta_r(view), delta_r(batch), rtol=1e-3, atol=1e-4) is kept
+
+
 def test_changes_that_are_off_are_not_made():
     off = AugmentationConfig(max_rapidity=None, rotation=False, translation=0, split_passes=0, smearing=0)
     batch = massive([3, 4])
