@@ -1,4 +1,4 @@
-"""Tables of the results pages say what the commands wrote: every number is that of the JSON beside the page, rounded."""
+"""Tables of the results pages say what the commands wrote: each number is that of the JSON beside the page, rounded."""
 
 import json
 import re
