@@ -385,6 +385,19 @@ def test_tables_of_what_is_there(stores, tmp_path):
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 1
 
 
+def test_differences_are_told_of_rows_that_are_there(stores, tmp_path):
+    rows = [{"kind": "random", "name": name, "encoder": {"depth": 1}} for name in ("other", "missing")]
+    changes = {"objectives": rows, "baselines": ["random"], "reference": "random", "n_labels": [], "seeds": 1}
+    given = settings(stores, tmp_path / "out", **changes)
+    compare(**given, cell=0)
+    titles = [table["title"] for table in compare(**given, tables_only=True)["tables"]]
+    assert not [title for title in titles if title.startswith("Difference")]
+    compare(**given, cell=2)
+    tables = {table["title"]: table for table in compare(**given, tables_only=True)["tables"]}
+    table = tables["Difference to random, seed by seed"]
+    assert table["methods"] == list(table["results"]) == ["other"]
+
+
 def test_a_cell_is_computed_by_one_process_at_a_time(stores, tmp_path):
     given = settings(stores, tmp_path / "out", objectives=[], baselines=["observables"], n_labels=[])
     folder = Path(compare(**given, list_cells=True)["cells"][0]["folder"])

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -172,16 +171,20 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
     names = [row.name for row in study.rows if row.kind == kind and row.name != reference]
     title = f"Difference to {reference}, seed by seed"
 
-    def table(title: str, columns: Mapping[str, tuple[str, str]], metrics: Mapping[str, str], *notes: str) -> Any:
+    def differences(
+        title: str, columns: Mapping[str, tuple[str, str]], metrics: Mapping[str, str], *notes: str
+    ) -> ResultsTable:
         found: dict[str, dict[str, dict[str, Measurement]]] = {}
         for name in names:
             for column, (head, signal) in columns.items():
-                cells = found.setdefault(name, {}).setdefault(column, {})
+                cells: dict[str, Measurement] = {}
                 for metric, heading in metrics.items():
                     pairs = numbers.pairs(name, reference, head, metric, signal)
                     if pairs and not any(m.limit for pair in pairs.values() for m in pair):
                         jets = numbers.difference_error(name, reference, head, metric, signal, list(pairs))
                         cells |= _paired(heading, list(pairs.values()), jets)
+                if cells:
+                    found.setdefault(name, {})[column] = cells
         notes = ("σ: the mean in units of the first, Student's t of one degree of freedom less than seeds", *notes)
         error = (
             "standard error of the mean over paired seeds ± error of the finite number of test jets, where it is known"
@@ -189,12 +192,12 @@ def _differences(numbers: Numbers, points: str) -> list[ResultsTable]:
         return ResultsTable.collect(title, found, notes=notes, error=error)
 
     by_head = {HEADS[head]: (head, "") for head in numbers.heads}
-    tables = [table(title, by_head, {key: _OVERALL[key] for key in ("auc_ovo", "accuracy")})]
+    tables = [differences(title, by_head, {key: _OVERALL[key] for key in ("auc_ovo", "accuracy")})]
     for head in numbers.heads:
         classes = {signal: (head, signal) for signal in study.efficiencies}
         note = f"ε_S of the rejection: {points}"
-        tables.append(table(f"{title}, {HEADS[head]}", classes, {"auc": "AUC", "rejection": "1/ε_B"}, note))
-    return tables
+        tables.append(differences(f"{title}, {HEADS[head]}", classes, {"auc": "AUC", "rejection": "1/ε_B"}, note))
+    return [table for table in tables if table.methods]
 
 
 def _paired(
