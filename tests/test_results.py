@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -32,21 +33,21 @@ ROWS = {
     "CLIP-VAE (our definition)": "clip_vae",
     "next token": "next_token",
     "autoencoder": "autoencoder",
-    "*with labels:* SupCon": "supcon",
-    "*with labels:* supervised, from scratch": "supervised",
-    "*untrained encoder*": "random",
+    "with labels:* SupCon": "supcon",
+    "with labels:* supervised, from scratch": "supervised",
+    "untrained encoder": "random",
 }
 HEADS = ("k-NN", "linear, class token", "linear, mean token", "fine-tuned")
 MAIN, GAIN = 0, 1  # of the tables in a JSON file
 
 
-def tables_of(page: Path) -> list[dict[str, dict[str, str]]]:
-    """The tables of a page: cells by row and column."""
+def tables_of(page: Path) -> list[list[tuple[str, dict[str, str]]]]:
+    """The tables of a page: the name of each row, without emphasis, and its cells by column."""
     tables = []
     for block in re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
         lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines()]
         head, rows = lines[0], lines[2:]
-        tables.append({row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows})
+        tables.append([(row[0].strip("*"), dict(zip(head[1:], row[1:], strict=True))) for row in rows])
     return tables
 
 
@@ -80,12 +81,68 @@ def said_of(number: dict[str, Any], parts: int) -> list[float]:
 def test_tables_of_objectives_are_those_of_the_command(position, file, table):
     shown = tables_of(RESULTS / "objectives.md")[position]
     results = json.loads((RESULTS / file).read_text(encoding="utf-8"))[table]["results"]
-    rows = {name: cells for name, cells in shown.items() if name in ROWS}
-    assert {ROWS[name] for name in rows} == {*results} - {"mass, multiplicity"}, "a row is missing or made up"
-    for name, cells in rows.items():
+    rows = [(name, cells) for name, cells in shown if name in ROWS]
+    assert {ROWS[name] for name, _ in rows} == {*results} - {"mass, multiplicity"}, "a row is missing or made up"
+    for name, cells in rows:
         for head in HEADS:
             number = results[ROWS[name]][head]["macro AUC"]
             written = numbers_in(cells[head])
             assert len(written) in (2, 3)
             for text, value in zip(written, said_of(number, len(written)), strict=True):
                 assert_rounded(text, value, f"{name}, {head}: {cells[head]}")
+
+
+COLUMNS = {"accuracy": "accuracy", "AUC": "macro AUC", "1/ε_B (ε_S = 0.3)": "1/ε_B"}
+
+
+def read_upgrade(file: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of a comparison of ParT and the upgrade: fine-tuned taggers and their differences, by row and column."""
+    by_title = {table["title"]: table["results"] for table in json.loads((RESULTS / file).read_text(encoding="utf-8"))}
+    difference = "Difference to ParT, seed by seed"
+    pairs = {
+        "": ("ParT and what we change of it: top tagging at a reduced size", "fine-tuned: each class against qcd"),
+        " − ParT": (difference, f"{difference}, fine-tuned"),
+    }
+    return {
+        row + suffix: {**cells["fine-tuned"], **by_title[by_class][row]["top"]}
+        for suffix, (overall, by_class) in pairs.items()
+        for row, cells in by_title[overall].items()
+        if cells
+    }
+
+
+def pooled(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean difference over the seeds of several runs, its standard error, and the error of the jets of the first."""
+    n, means = np.array([run["n_seeds"] for run in runs]), np.array([run["value"] for run in runs])
+    mean = (n * means).sum() / n.sum()
+    squares = (n * (n - 1) * np.array([run["seed_error"] for run in runs]) ** 2 + n * (means - mean) ** 2).sum()
+    error = (squares / (n.sum() - 1) / n.sum()) ** 0.5
+    return {"value": mean, "seed_error": error, "sampling_error": runs[0]["sampling_error"]}
+
+
+def test_tables_of_the_upgrade_are_those_of_the_command():
+    first, again, more = (read_upgrade(f"upgrade{suffix}.json") for suffix in ("", "-again", "-again-more"))
+    table, differences = tables_of(RESULTS / "upgrade.md")[:2]
+    for name, cells in table:
+        run = again if name.startswith("seeds 10 to 14") else first
+        row = "ParT" if "ParT" in name else "upgrade without dropout" if "without" in name else "upgrade"
+        for column, key in COLUMNS.items():
+            value, spread = numbers_in(cells[column])
+            assert_rounded(value, run[row][key]["value"], f"{name}, {column}")
+            assert_rounded(spread, run[row][key]["seed_error"], f"{name}, {column}")
+    both = {key: pooled([first["upgrade − ParT"][key], again["upgrade − ParT"][key]]) for key in COLUMNS.values()}
+    known = [  # in the order of the table; what has no JSON is left out
+        ("upgrade, thirteen seeds", both),
+        ("the first eight", first["upgrade − ParT"]),
+        ("seeds 10 to 14", again["upgrade − ParT"]),
+        ("upgrade without dropout, five seeds", first["upgrade without dropout − ParT"]),
+        ("seeds 10 to 14", more["upgrade − ParT"]),
+    ]
+    rows = iter(differences)
+    for name, results in known:
+        cells = next(cells for row, cells in rows if row == name)
+        for column, key in COLUMNS.items():
+            *written, sigma = numbers_in(cells[column])
+            for text, value in zip(written, said_of(results[key], 3), strict=True):
+                assert_rounded(text, value, f"{name}, {column}")
+            assert_rounded(sigma, results[key]["value"] / results[key]["seed_error"], f"{name}, {column}: σ")
