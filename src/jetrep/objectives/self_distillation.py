@@ -127,11 +127,11 @@ PRESETS: Mapping[str, SelfDistillationConfig] = MappingProxyType(
         "g1": _G1,
         # For tens to hundreds of jets a batch. Sinkhorn shares (teacher views · batch) samples out evenly among the
         # prototypes, so there should be no more prototypes than samples; and few steps need a quick teacher. This is
-        # our choice, not a published one.
+        # our choice on real jets (docs/rino.md), not a published one.
         "small_batch": replace(
             SelfDistillationConfig(),
             head=HeadConfig(hidden=(4.0,), bottleneck=1.0, n_prototypes=128),
-            ema=0.99,
+            ema=0.9,
             ema_end=1.0,
         ),
     }
