@@ -160,3 +160,27 @@ def test_transfer_is_complete_cached_and_resumable(data, tmp_path, monkeypatch):
     before = [file.stat().st_mtime_ns for file in weights]
     assert transfer(**settings)["results"] == record["results"]
     assert [file.stat().st_mtime_ns for file in weights] == before
+
+
+def test_seeds_of_a_transfer_that_are_trained_at_once_give_the_same(data, tmp_path, capfd):
+    _, stores, _, _ = data
+    settings = {
+        "collisions": [stores["unlabelled"]],
+        "simulation": [stores["train"]],
+        "simulation_test": [stores["test"]],
+        "collisions_test": [stores["test"]],
+        "pretraining": Pretraining(encoder=ENCODER, objective=PRESETS["small_batch"], epochs=1, batch_size=64),
+        "finetuning": Finetuning(epochs=1, batch_size=64, head=ClassifierConfig(hidden=())),
+        "seeds": 2,
+        "n_bootstrap": 2,
+        "engine": ENGINE,
+    }
+    records = [transfer(**settings, out=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)]
+    told = [line for line in capfd.readouterr().err.splitlines() if "pretraining" in line and "seed " in line]
+    assert [sum(f"seed {seed} of 2" in line for line in told) for seed in (1, 2)] == [2, 2]
+    assert set(records[0]["seconds"]) == set(records[1]["seconds"])
+    for row, domains in records[0]["results"].items():
+        for domain, measured in domains.items():
+            # Other numbers of threads add up in another order.
+            value = records[1]["results"][row][domain]["auc"]["value"]
+            assert value == pytest.approx(measured["auc"]["value"], abs=2e-3), (row, domain)

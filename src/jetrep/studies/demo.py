@@ -44,6 +44,7 @@ def demo(
     out: Path = Path("demo"),
     seeds: int = 3,
     workers: int | None = None,
+    jobs: int = 1,
     pretraining: Pretraining = Pretraining(epochs=2),
     finetuning: Finetuning = Finetuning(epochs=8),
     overwrite: bool = False,
@@ -59,6 +60,7 @@ def demo(
         out: folder for stores, runs, table and figures.
         seeds: number of repetitions of everything but the simulation.
         workers: processes that simulate; one for each core by default.
+        jobs: seeds that are trained at once, each in a process of its own.
         pretraining: architecture and objective.
         finetuning: training of the taggers.
         overwrite: train anew even if OUT holds runs with other settings; simulated jets are kept.
@@ -97,6 +99,7 @@ def demo(
         pretraining=pretraining,
         finetuning=finetuning,
         seeds=seeds,
+        jobs=jobs,
         title="Demo: pretrained on unlabelled collisions, labels from simulation",
         overwrite=overwrite,
         quiet=quiet,

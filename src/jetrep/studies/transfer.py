@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
 from jetrep.store.reader import Store
 from jetrep.studies.environment import environment
+from jetrep.studies.parallel import in_parallel
 from jetrep.studies.protocol import COLLISIONS, TARGET_LABELS, Finetuning, Pretraining, Protocol, Scores, Stores
 from jetrep.studies.transfer_figures import draw_study
 from jetrep.training.engine import EngineConfig
@@ -41,6 +43,7 @@ def transfer(
     max_particles: int = 30,
     seeds: int = 3,
     n_bootstrap: int = 200,
+    jobs: int = 1,
     engine: EngineConfig = EngineConfig(),
     title: str = "Pretrained on collisions, labels from simulation",
     overwrite: bool = False,
@@ -70,6 +73,7 @@ def transfer(
         max_particles: leading particles kept in the truncation-matched view.
         seeds: number of repetitions of everything, pretraining included.
         n_bootstrap: number of resamples of the test jets.
+        jobs: seeds that are trained at once, each in a process of its own.
         engine: hardware, precision and logs.
         title: title of the table.
         overwrite: start anew even if OUT holds another study.
@@ -79,7 +83,7 @@ def transfer(
         What results.json holds.
     """
     say = Console(stderr=True, quiet=quiet, highlight=False).print
-    at_least(1, seeds=seeds, n_subjets=n_subjets, max_particles=max_particles)
+    at_least(1, seeds=seeds, n_subjets=n_subjets, max_particles=max_particles, jobs=jobs)
     at_least(2, n_bootstrap=n_bootstrap)
     if engine.processes > 1:
         raise InputError(
@@ -92,22 +96,32 @@ def transfer(
     stores.check(finetuning)
     n_collisions = sum(len(Store(path)) for path in collisions)
     n_simulation = finetuning.n_labels or sum(len(Store(path)) for path in simulation)
-    found = _Found(n_bootstrap)
     start = time.monotonic()
-    for seed in range(seeds):
-        folder = out / f"seed-{seed}"
-        if overwrite:
-            shutil.rmtree(folder, ignore_errors=True)
-        protocol = Protocol(stores, pretraining, finetuning, n_subjets, max_particles, seed, folder, engine, quiet)
-        rows = [("pretraining", None), *protocol.rows()]
-        for i, (name, compute) in enumerate(rows, 1):
-            began = time.monotonic()
-            say(f"[{began - start:5.0f} s] seed {seed + 1} of {seeds}, {i:2d} of {len(rows)}: {name}")
-            if compute is None:
-                protocol.pretrained()
-            else:
-                found.add(name, compute(), stores, seed)
-            found.seconds[f"seed {seed}: {name}"] = round(time.monotonic() - began, 1)
+    if overwrite:
+        for seed in range(seeds):
+            shutil.rmtree(out / f"seed-{seed}", ignore_errors=True)
+    several = min(jobs, seeds) > 1
+    protocols = [
+        Protocol(
+            # Jets are read by each process for itself: they are not sent through a pipe.
+            stores=replace(stores) if several else stores,
+            pretraining=pretraining,
+            finetuning=finetuning,
+            n_subjets=n_subjets,
+            max_particles=max_particles,
+            seed=seed,
+            folder=out / f"seed-{seed}",
+            engine=engine,
+            quiet=quiet or several,  # bars of several processes would overwrite one another
+        )
+        for seed in range(seeds)
+    ]
+    found = _Found(n_bootstrap)
+    for seconds in in_parallel([partial(_run, protocol, seeds, start, quiet) for protocol in protocols], jobs):
+        found.seconds |= seconds
+    for protocol in protocols:
+        for name, scores in protocol.rows():
+            found.add(name, scores(), stores, protocol.seed)
     found.seconds["total"] = round(time.monotonic() - start, 1)
     notes = [
         f"{n_collisions} unlabelled jets for pretraining, {n_simulation} labelled jets of simulation; "
@@ -132,6 +146,19 @@ def transfer(
         table.show()
         say(f"results and figures: {out}")
     return record
+
+
+def _run(protocol: Protocol, seeds: int, start: float, quiet: bool) -> dict[str, float]:
+    """Train and score everything under one seed, and tell what it is at; the seconds of each row."""
+    say = Console(stderr=True, quiet=quiet, highlight=False).print
+    rows = [("pretraining", protocol.pretrained), *protocol.rows()]
+    seconds = {}
+    for i, (name, compute) in enumerate(rows, 1):
+        began = time.monotonic()
+        say(f"[{began - start:5.0f} s] seed {protocol.seed + 1} of {seeds}, {i:2d} of {len(rows)}: {name}")
+        compute()
+        seconds[f"seed {protocol.seed}: {name}"] = round(time.monotonic() - began, 1)
+    return seconds
 
 
 @dataclass
