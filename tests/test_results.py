@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
 
 # Rows of the comparisons of objectives, as the page calls them.
 ROWS = {
@@ -54,6 +55,19 @@ def tables_of(page: Path) -> list[list[tuple[str, dict[str, str]]]]:
 def numbers_in(cell: str) -> list[str]:
     """Numbers as they are written, signs joined to them."""
     return re.findall(r"[+-]?\d[\d,]*\.?\d*", re.sub(r"([+−]) (?=\d)", r"\1", cell).replace("−", "-"))
+
+
+def box_of(page: Path) -> list[tuple[str, str, list[str]]]:
+    """The table that a study printed: domain and row of each line, and its cells."""
+    found, domain = [], ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("│"):
+            name, *cells = line.strip("│").split("│")
+            if name.startswith("   "):
+                found.append((domain, name.strip(), [cell.strip() for cell in cells]))
+            else:
+                domain = name.strip()
+    return found
 
 
 def assert_rounded(text: str, value: float, where: str) -> None:
@@ -146,3 +160,21 @@ def test_tables_of_the_upgrade_are_those_of_the_command():
             for text, value in zip(written, said_of(results[key], 3), strict=True):
                 assert_rounded(text, value, f"{name}, {column}")
             assert_rounded(sigma, results[key]["value"] / results[key]["seed_error"], f"{name}, {column}: σ")
+
+
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [
+        ("README.md", "demo/results.json"),
+        ("docs/results/demo.md", "demo/results.json"),
+        ("docs/results/toptagging.md", "docs/results/toptagging.json"),
+    ],
+)
+def test_printed_tables_are_those_of_the_study(page, file):
+    results = json.loads((ROOT / file).read_text(encoding="utf-8"))["results"]
+    lines = box_of(ROOT / page)
+    assert {(row, domain) for domain, row, _ in lines} == {(row, domain) for row in results for domain in results[row]}
+    for domain, row, cells in lines:
+        for cell, metric in zip(cells, ("accuracy", "auc", "rejection_30", "rejection_50"), strict=True):
+            for text, value in zip(numbers_in(cell), said_of(results[row][domain][metric], 2), strict=True):
+                assert_rounded(text, value, f"{row}, {domain}, {metric}: {cell}")
