@@ -34,8 +34,8 @@ ROWS = {
     "CLIP-VAE (our definition)": "clip_vae",
     "next token": "next_token",
     "autoencoder": "autoencoder",
-    "with labels:* SupCon": "supcon",
-    "with labels:* supervised, from scratch": "supervised",
+    "with labels: SupCon": "supcon",
+    "with labels: supervised, from scratch": "supervised",
     "untrained encoder": "random",
 }
 HEADS = ("k-NN", "linear, class token", "linear, mean token", "fine-tuned")
@@ -48,7 +48,7 @@ def tables_of(page: Path) -> list[list[tuple[str, dict[str, str]]]]:
     for block in re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
         lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines()]
         head, rows = lines[0], lines[2:]
-        tables.append([(row[0].strip("*"), dict(zip(head[1:], row[1:], strict=True))) for row in rows])
+        tables.append([(row[0].replace("*", ""), dict(zip(head[1:], row[1:], strict=True))) for row in rows])
     return tables
 
 
@@ -121,7 +121,6 @@ def read_upgrade(file: str) -> dict[str, dict[str, dict[str, Any]]]:
         row + suffix: {**cells["fine-tuned"], **by_title[by_class][row]["top"]}
         for suffix, (overall, by_class) in pairs.items()
         for row, cells in by_title[overall].items()
-        if cells
     }
 
 

@@ -126,23 +126,25 @@ def test_stores_get_files_of_their_own():
     ]
 
 
-def test_transfer_is_complete_cached_and_resumable(data, tmp_path, monkeypatch):
-    _, stores, _, _ = data
-    settings = {
+def study(stores, epochs, batch_size, hidden, **settings):
+    """Settings of a small transfer study over two seeds, both domains of it the same jets."""
+    return {
         "collisions": [stores["unlabelled"]],
         "simulation": [stores["train"]],
         "simulation_test": [stores["test"]],
         "collisions_test": [stores["test"]],
-        "collisions_labelled": [stores["train"]],
-        "pretraining": Pretraining(encoder=ENCODER, objective=PRESETS["small_batch"], epochs=1, batch_size=32),
-        "finetuning": Finetuning(epochs=2, batch_size=32, head=ClassifierConfig(hidden=(8,))),
+        "pretraining": Pretraining(encoder=ENCODER, objective=PRESETS["small_batch"], epochs=1, batch_size=batch_size),
+        "finetuning": Finetuning(epochs=epochs, batch_size=batch_size, head=ClassifierConfig(hidden=hidden)),
         "seeds": 2,
-        "n_bootstrap": 20,
-        "max_particles": 15,
         "engine": ENGINE,
-        "out": tmp_path / "study",
-        "quiet": True,
+        **settings,
     }
+
+
+def test_transfer_is_complete_cached_and_resumable(data, tmp_path, monkeypatch):
+    _, stores, _, _ = data
+    kept = {"out": tmp_path / "study", "collisions_labelled": [stores["train"]], "max_particles": 15}
+    settings = study(stores, 2, 32, (8,), n_bootstrap=20, quiet=True, **kept)
     record = transfer(**settings)
     assert len(record["results"]) == 12
     for row, domains in record["results"].items():
@@ -164,17 +166,7 @@ def test_transfer_is_complete_cached_and_resumable(data, tmp_path, monkeypatch):
 
 def test_seeds_of_a_transfer_that_are_trained_at_once_give_the_same(data, tmp_path, capfd):
     _, stores, _, _ = data
-    settings = {
-        "collisions": [stores["unlabelled"]],
-        "simulation": [stores["train"]],
-        "simulation_test": [stores["test"]],
-        "collisions_test": [stores["test"]],
-        "pretraining": Pretraining(encoder=ENCODER, objective=PRESETS["small_batch"], epochs=1, batch_size=64),
-        "finetuning": Finetuning(epochs=1, batch_size=64, head=ClassifierConfig(hidden=())),
-        "seeds": 2,
-        "n_bootstrap": 2,
-        "engine": ENGINE,
-    }
+    settings = study(stores, 1, 64, (), n_bootstrap=2)
     records = [transfer(**settings, out=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)]
     told = [line for line in capfd.readouterr().err.splitlines() if "pretraining" in line and "seed " in line]
     assert [sum(f"seed {seed} of 2" in line for line in told) for seed in (1, 2)] == [2, 2]
@@ -184,3 +176,5 @@ def test_seeds_of_a_transfer_that_are_trained_at_once_give_the_same(data, tmp_pa
             # Other numbers of threads add up in another order.
             value = records[1]["results"][row][domain]["auc"]["value"]
             assert value == pytest.approx(measured["auc"]["value"], abs=2e-3), (row, domain)
+            one, two = ([seed["auc"]["value"] for seed in record["per_seed"][row][domain]] for record in records)
+            assert two == pytest.approx(one, abs=2e-3), (row, domain)

@@ -117,11 +117,11 @@ def transfer(
         for seed in range(seeds)
     ]
     found = _Found(n_bootstrap)
-    for seconds in in_parallel([partial(_run, protocol, seeds, start, quiet) for protocol in protocols], jobs):
+    # In the order of the seeds, whichever ended first.
+    for seed, scores, seconds in sorted(in_parallel([partial(_run, p, seeds, start, quiet) for p in protocols], jobs)):
         found.seconds |= seconds
-    for protocol in protocols:
-        for name, scores in protocol.rows():
-            found.add(name, scores(), stores, protocol.seed)
+        for name, of_row in scores.items():
+            found.add(name, of_row, stores, seed)
     found.seconds["total"] = round(time.monotonic() - start, 1)
     notes = [
         f"{n_collisions} unlabelled jets for pretraining, {n_simulation} labelled jets of simulation; "
@@ -148,17 +148,20 @@ def transfer(
     return record
 
 
-def _run(protocol: Protocol, seeds: int, start: float, quiet: bool) -> dict[str, float]:
-    """Train and score everything under one seed, and tell what it is at; the seconds of each row."""
+def _run(protocol: Protocol, seeds: int, start: float, quiet: bool) -> tuple[int, dict[str, Scores], dict[str, float]]:
+    """Train and score everything under one seed, and tell what it is at: the seed, scores of each row, and seconds."""
     say = Console(stderr=True, quiet=quiet, highlight=False).print
-    rows = [("pretraining", protocol.pretrained), *protocol.rows()]
-    seconds = {}
+    rows = [("pretraining", None), *protocol.rows()]
+    scores, seconds = {}, {}
     for i, (name, compute) in enumerate(rows, 1):
         began = time.monotonic()
         say(f"[{began - start:5.0f} s] seed {protocol.seed + 1} of {seeds}, {i:2d} of {len(rows)}: {name}")
-        compute()
+        if compute is None:
+            protocol.pretrained()
+        else:
+            scores[name] = compute()
         seconds[f"seed {protocol.seed}: {name}"] = round(time.monotonic() - began, 1)
-    return seconds
+    return protocol.seed, scores, seconds
 
 
 @dataclass
