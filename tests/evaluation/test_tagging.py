@@ -13,12 +13,14 @@ from jetrep.evaluation.tagging import (
     METRICS,
     TaggingMetrics,
     combine,
+    combine_measurements,
     discriminant,
     multiclass_metrics,
     rejection_curve,
     rejection_curve_band,
     tagging_metrics,
 )
+from jetrep.report.measurement import Measurement
 
 
 def gaussian_jets(rng, n_signal, n_background, separation):
@@ -261,8 +263,29 @@ def test_a_limit_among_the_seeds_makes_a_limit():
     poor = tagging_metrics(np.random.default_rng(8).random(200), labels)
     mean = combine([perfect, poor])
     assert mean.rejection_50.limit
-    assert mean.rejection_50.value == pytest.approx((perfect.rejection_50.value + poor.rejection_50.value) / 2)
+    assert 1 < mean.rejection_50.value < poor.rejection_50.value < perfect.rejection_50.value
     assert mean.rejection_50.high == math.inf
+    assert combine([perfect, perfect]).rejection_50.value == perfect.rejection_50.value
+
+
+@pytest.mark.parametrize("rejection", [500.0, 320.0, 200.0])
+def test_a_limit_of_seeds_holds_in_95_percent_of_the_cases(rejection):
+    """Of three models that let some of 1,000 jets pass, one or more may let none: what is said then must hold."""
+    rng, n_background = np.random.default_rng(9), 1000
+    stated = wrong = trials = 0
+    for passing in rng.binomial(n_background, 1 / rejection, (4000, 3)):
+        parts = [
+            Measurement(n_background / k, 1.0, 0.0, math.inf, int(k))
+            if k
+            else Measurement(1 / (1 - 0.05 ** (1 / n_background)), math.nan, 0.0, math.inf, 0, limit=True)
+            for k in passing
+        ]
+        found = combine_measurements(parts)
+        trials += 1
+        stated += found.limit
+        wrong += found.limit and found.value > rejection
+    assert stated > 0
+    assert wrong <= 0.05 * trials
 
 
 def test_json_round_trip():

@@ -230,8 +230,10 @@ def combine(seeds: Sequence[TaggingMetrics]) -> TaggingMetrics:
 
     The seed error is the standard deviation over the models with ddof = 1: the spread to expect of one training. All
     models see the same jets, so their sampling errors are common and do not shrink in the mean: the sampling error is
-    their root mean square. The total error is the quadratic sum. A metric for which any model has only a limit is
-    a limit. ``n`` is the smallest count among the models.
+    their root mean square. The total error is the quadratic sum. ``n`` is the smallest count among the models.
+
+    Where any model has only a limit, so has the mean: the smallest of the exact binomial lower limits of the models at
+    95 % confidence, below which their mean does not lie if none of them does.
 
     Raises:
         InputError: if there is nothing to combine, or the models were judged on different numbers of jets.
@@ -255,7 +257,8 @@ def combine_measurements(parts: Sequence[Measurement]) -> Measurement:
     counts = [m.n for m in parts if m.n is not None]
     n = min(counts) if counts else None
     if any(m.limit for m in parts):
-        return Measurement(mean, math.nan, mean, math.inf, n, limit=True, seed_error=spread, n_seeds=len(parts))
+        bound = min(_lower_limit(m) for m in parts)
+        return Measurement(bound, math.nan, bound, math.inf, n, limit=True, n_seeds=len(parts))
     sampling = math.sqrt(np.mean([m.error**2 for m in parts]))
     below = math.hypot(spread, float(np.mean([m.value - m.low for m in parts])))
     above = math.hypot(spread, float(np.mean([m.high - m.value for m in parts])))
@@ -269,6 +272,17 @@ def combine_measurements(parts: Sequence[Measurement]) -> Measurement:
         seed_error=spread,
         n_seeds=len(parts),
     )
+
+
+def _lower_limit(rejection: Measurement) -> float:
+    """What a rejection exceeds at 95 % confidence (Clopper and Pearson)."""
+    passing = rejection.n or 0
+    if rejection.limit or not passing:
+        return rejection.value
+    n_background = round(rejection.value * passing)
+    if passing == n_background:
+        return 1.0
+    return float(1.0 / beta.ppf(CONFIDENCE_OF_LIMIT, passing + 1, n_background - passing))
 
 
 def working_points(

@@ -121,8 +121,10 @@ class ResultsTable:
         lines = [f"± {self.error}" if self.error else usual]
         if seeds and seeds[-1] > 1:
             lines[0] += f" ({' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])})"
-        if any(m.limit for m in self.cells.values()):
-            lines.append("> : lower limit at 95 % confidence, no background jet passes")
+        if limits := [m for m in self.cells.values() if m.limit]:
+            several = any(m.n_seeds > 1 for m in limits)
+            who = ", with one of the seeds or more" if several else ""
+            lines.append(f"> : lower limit at 95 % confidence, no background jet passes{who}")
         return "\n".join([*lines, *self.notes])
 
     def to_rich(self, errors: Errors = "total", *, layout: Literal["wide", "long"] = "wide") -> Table:
