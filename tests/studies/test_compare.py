@@ -1,9 +1,9 @@
 import json
 import shutil
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,12 +22,12 @@ from jetrep.features import FeatureConfig
 from jetrep.model import ClassifierConfig
 from jetrep.objectives.build import OBJECTIVES
 from jetrep.store.folder import locked
+from jetrep.studies import compare_cells
 from jetrep.studies.compare import compare
-from jetrep.studies.compare_costs import step_flops
 from jetrep.studies.compare_rows import rows_of
 from jetrep.studies.compare_study import Row, TaggerTraining
-from jetrep.training.checkpoint import load_model
-from jetrep.training.engine import OptimizerConfig
+from jetrep.training.checkpoint import RECORD, load_model
+from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.run import RunFolder
 from prong_jets import prong_jets, write_store
 
@@ -183,14 +183,6 @@ def test_cells_are_listed_and_nothing_is_computed(stores, tmp_path, capsys):
     assert len(record["cells"]) == 10
     assert "6 SupCon, seed 1" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("kind", [config.kind for config in OBJECTIVES])
-def test_the_cost_of_every_objective_is_known_before_it_is_trained(stores, tmp_path, kind):
-    usual = Row("", "supervised", OptimizerConfig(), ENCODER, FeatureConfig(), ClassifierConfig())
-    [row] = rows_of([kind], usual, None)
-    study = SimpleNamespace(**stores, unlabelled=None, max_jets=None, max_particles=None, batch_size=16)
-    assert step_flops(study, row, row.objective) > 0
 
 
 def test_a_budget_of_flops_gives_fewer_steps_to_what_costs_more(stores, tmp_path):
@@ -363,6 +355,38 @@ def test_an_autoencoder_has_a_slot_for_each_particle_that_is_kept(stores, tmp_pa
     compare(**given, cell=0)
     cell = json.loads((tmp_path / "out/cells/autoencoder-seed-0/settings.json").read_text())
     assert cell["objective"]["decoder"]["n_particles"] == 37
+
+
+def test_rows_that_would_see_less_of_a_jet_are_refused(stores, tmp_path):
+    few = {"kind": "autoencoder", "decoder": {"n_particles": 12}}
+    given = settings(stores, tmp_path / "out", objectives=[few], baselines=["random"])
+    with pytest.raises(InputError, match=r"would see the 12 leading particles of jets that have up to 30"):
+        compare(**given)
+    assert compare(**given, max_particles=12, list_cells=True)["cells"]
+
+
+def test_cells_tell_where_they_were_computed(stores, tmp_path):
+    given = settings(stores, tmp_path / "out", objectives=[], baselines=["observables", "random"], n_labels=[])
+    compare(**given, cell=0)
+    table = compare(**given, engine=EngineConfig(accelerator="cpu", precision="bf16-mixed"))["tables"][0]
+    one, other = table["provenance"]["environments"]
+    assert (one["precision"], other["precision"], other["accelerator"]) == ("32-true", "bf16-mixed", None)
+    assert {**one, "precision": ""} == {**other, "precision": ""}
+    assert table["notes"][-1].startswith("the cells were not all computed alike")
+
+
+def test_time_of_all_attempts_is_told(stores, tmp_path, monkeypatch):
+    given = settings(stores, tmp_path / "out", objectives=["jetclr"], baselines=[], n_labels=[])
+    file = tmp_path / "out" / "cells" / "jetclr-seed-0" / "seconds.json"
+    with monkeypatch.context() as context:
+        context.setattr(compare_cells, "pretrain", lambda *_, **__: time.sleep(0.3) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            compare(**given, cell=0)
+    first = json.loads(file.read_text())["pretrain"]["seconds"]
+    compare(**given, cell=0)
+    model = json.loads((file.parent / "pretrain" / RECORD).read_text())
+    assert first >= 0.3
+    assert json.loads(file.read_text())["pretrain"]["seconds"] >= first + model["provenance"]["seconds"] - 0.1
 
 
 def test_rows_are_added_to_a_finished_comparison(finished, stores):

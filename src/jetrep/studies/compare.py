@@ -113,8 +113,8 @@ def compare(
         max_jets: train on at most this many jets, the first of each store; all by default.
         max_test_jets: judge on at most this many jets; all by default.
         max_probe_jets: k-NN and linear probes are trained on at most this many jets.
-        max_particles: keep this many leading particles of each jet; all by default, but 30 in the pretraining of an
-            autoencoder that does not say otherwise.
+        max_particles: keep this many leading particles of each jet; all by default. An autoencoder has a slot for
+            each of them; without a number here its own must do for all jets.
         n_bootstrap: number of resamples of the test jets.
         projection: draw PCA and t-SNE of the embeddings.
         jobs: cells that are computed at once, each in a process of its own.
@@ -273,6 +273,14 @@ def _check(study: Study) -> None:
             needs = check_needs(row.objective, row.features, study.max_particles)
             columns = (*row.features.columns, *needs.columns)
             open_pool(study.unlabelled or study.train, labelled=needs.labels, history=needs.history, columns=columns)
+            longest = max(int(np.diff(jets.offsets).max()) for jets in (study.train_jets, study.test_jets))
+            if study.max_particles is None and (needs.max_particles or longest) < longest:
+                raise InputError(
+                    f"row '{row.name}' would see the {needs.max_particles} leading particles of jets that have up to "
+                    f"{longest}, and the other rows all of them",
+                    field="max_particles",
+                    remedy=f"give --max_particles {needs.max_particles}, or objective.decoder.n_particles {longest}",
+                )
     if study.steps < 1:
         raise InputError(
             f"there are fewer jets than one batch of {study.batch_size}",

@@ -27,6 +27,7 @@ from jetrep.report.measurement import Measurement
 from jetrep.store.folder import locked
 from jetrep.studies.compare_costs import parameters_of, step_flops, steps_of
 from jetrep.studies.compare_study import Row, Study, read_json, write_json
+from jetrep.studies.environment import environment
 from jetrep.training.checkpoint import RECORD, load_model, model_record, save_model
 from jetrep.training.data import open_pool
 from jetrep.training.finetune import finetune, stratified_subset
@@ -88,7 +89,7 @@ def run_cell(study: Study, index: int, overwrite: bool = False) -> dict[str, Any
         if done is not None:
             return done
         write_json(folder / _SETTINGS, study.settings(row, seed))
-        result = _Cell(study, row, seed, folder).compute()
+        result = _Cell(study, row, seed, folder).compute() | {"environment": environment(study.engine)}
         write_json(folder / _RESULT, result)
     return result
 
@@ -107,8 +108,7 @@ class _Cell:
         """All numbers of the cell."""
         study = self.study
         numbers = [*study.n_labels, None]
-        flops: dict[str, float | None] = {"flops_per_jet": None, "step_flops_per_jet": None}
-        n_parameters, steps = 0, 0
+        costs, steps = self._costs(), 0
         if self.row.objective == "observables":
             for n in numbers:
                 self._probes(n, {"": observables(self.probe_jets)}, {"": observables(study.test_jets)})
@@ -123,15 +123,21 @@ class _Cell:
             for n in numbers:
                 model = self._finetuned(run, n)
                 self._judge(FINETUNE, n, model.predict(study.test_jets, quiet=study.quiet).astype(float))
-        if self.row.objective != "observables":
-            n_parameters = parameters_of(self.row)
-            flops["flops_per_jet"] = step_flops(study, self.row, "forward")
-            if self.row.objective != "random":
-                flops["step_flops_per_jet"] = step_flops(study, self.row, self.row.objective)
         with replacing(self.folder / _SCORES) as stream:
             np.savez(stream, **self.scores)  # type: ignore[arg-type]
-        costs = {"parameters": n_parameters, "steps": steps, **flops, **self._total_seconds()}
+        costs |= {"steps": steps, **self._total_seconds()}
         return {"results": self.results, "confusions": self.confusions, "costs": costs}
+
+    def _costs(self) -> dict[str, float | None]:
+        """Parameters and operations, known before anything is trained."""
+        row, study = self.row, self.study
+        if row.objective == "observables":
+            return {"parameters": 0, "flops_per_jet": None, "step_flops_per_jet": None}
+        return {
+            "parameters": parameters_of(row),
+            "flops_per_jet": step_flops(study, row, "forward"),
+            "step_flops_per_jet": None if row.objective == "random" else step_flops(study, row, row.objective),
+        }
 
     def _encoder(self) -> tuple[Path, int]:
         """A run with the encoder of the row: pretrained, or as pretraining would have begun."""
@@ -292,20 +298,24 @@ class _Cell:
 
     @contextmanager
     def _timed(self, name: str, run: Path) -> Iterator[None]:
-        """Note how long a training took, if it was not there before."""
+        """Note how long a training took, in all attempts that had the time to tell."""
         there = (run / RECORD).exists()
         devices = self.study.engine.processes
         began, cpu = time.monotonic(), time.process_time()
-        yield
-        file = self.folder / _SECONDS
-        seconds = read_json(file) if file.exists() else {}
-        if name in seconds:
-            return
-        wall, used = time.monotonic() - began, time.process_time() - cpu
-        if there:  # by a command that was stopped before it could note the time
-            wall = used = float(model_record(run)["provenance"].get("seconds", 0.0))
-        on_gpu = self.study.engine.accelerator != "cpu" and torch.cuda.is_available()
-        write_json(file, seconds | {name: {"seconds": wall, "device_seconds": wall * devices if on_gpu else used}})
+        try:
+            yield
+        finally:
+            file = self.folder / _SECONDS
+            seconds = read_json(file) if file.exists() else {}
+            if not (there and name in seconds):
+                wall, used = time.monotonic() - began, time.process_time() - cpu
+                if there:  # by a command that was killed before it could note the time
+                    wall = used = float(model_record(run)["provenance"].get("seconds", 0.0))
+                on_gpu = self.study.engine.accelerator != "cpu" and torch.cuda.is_available()
+                spent = {"seconds": wall, "device_seconds": wall * devices if on_gpu else used}
+                before = seconds.get(name, {})
+                total = {key: value + before.get(key, 0.0) for key, value in spent.items()}
+                write_json(file, seconds | {name: total})
 
     def _total_seconds(self) -> dict[str, float]:
         file = self.folder / _SECONDS

@@ -18,7 +18,7 @@ from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.compare_numbers import HEADS, Numbers
 from jetrep.studies.compare_study import Study
-from jetrep.studies.environment import environment
+from jetrep.studies.environment import distinct
 
 __all__ = ["Tables", "tables_of", "write_tables"]
 
@@ -57,22 +57,26 @@ def tables_of(numbers: Numbers, title: str) -> Tables:
     study = numbers.study
     there = {row.name for row, _, _ in numbers.cells}
     names = [row.name for row in study.rows if row.name in there]
+    environments = distinct(cell.get("environment") for _, _, cell in numbers.cells)
     provenance = {
         "settings": [study.settings(row, 0) for row in study.rows],
         "seeds": study.seeds,
-        "environment": environment(),
+        "environments": environments,
     }
     notes = [
         f"{len(study.train_jets)} labelled jets to train on, {len(study.test_jets)} to judge on; {_steps(study)}; "
         f"probes of frozen embeddings see at most {study.max_probe_jets} labels",
         "random: the untrained encoder, treated as the pretrained ones, fine-tuning included; supervised: from scratch "
-        "for as many steps as the others are pretrained, on no more labels than its probes",
+        "for as many steps as the others are pretrained; where its probes see fewer labels than there are, the encoder "
+        "has seen all",
     ]
     labelled = [row.name for row in study.rows if not isinstance(row.objective, str) and needs_of(row.objective).labels]
     if labelled:
         notes.append(f"pretrained with the labels of all jets: {', '.join(labelled)}")
     if missing := len(study.cells) - len(numbers.cells):
         notes.append(f"{missing} of {len(study.cells)} cells are missing")
+    if len(environments) > 1:
+        notes.append("the cells were not all computed alike (processor, threads, code or precision): see results.json")
     overall = {
         name: {
             HEADS[head]: {
@@ -250,7 +254,8 @@ def _costs(numbers: Numbers) -> ResultsTable:
         "parameters of the encoder: "
         + ("; ".join(f"{n}" if len(exact) == 1 else f"{n} ({', '.join(of)})" for n, of in exact.items()) or "none"),
         "seconds: all trainings of a cell, without probes; device-seconds: of accelerators, on a CPU of its cores",
-        "FLOPs: matrix products, convolutions and attention, counted on one batch",
+        "FLOPs: matrix products, convolutions and attention, counted on one batch; the training of a tokeniser, which "
+        "comes before the first step, is in the seconds alone",
     ]
     return ResultsTable.collect("Costs", found, notes=notes, error="standard deviation over seeds")
 

@@ -24,6 +24,7 @@ from jetrep.store.folder import locked
 from jetrep.studies.compare_rows import rows_of
 from jetrep.studies.compare_study import Row, read_json, write_json
 from jetrep.studies.compress_tables import Cell, write_results
+from jetrep.studies.environment import environment
 from jetrep.studies.evaluate_autoencoder import evaluate_autoencoder
 from jetrep.studies.parallel import in_parallel
 from jetrep.training.autoencoders import AUTOENCODER
@@ -244,5 +245,6 @@ def _compute(task: _Task, common: dict[str, Any], overwrite: bool, quiet: bool) 
         )
         provenance = model_record(run)["provenance"]
         costs = {"parameters": read_json(run / AUTOENCODER)["n_parameters"], "seconds": provenance["seconds"]}
-        write_json(folder / _RESULT, {"n_jets": provenance["n_jets"], "costs": costs, "stores": stores})
+        content = {"n_jets": provenance["n_jets"], "costs": costs, "stores": stores}
+        write_json(folder / _RESULT, content | {"environment": environment(task.engine)})
     return folder.name

@@ -15,7 +15,7 @@ from jetrep.report.files import replacing
 from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.anomalies import LATENT
-from jetrep.studies.environment import environment
+from jetrep.studies.environment import distinct
 from jetrep.studies.evaluate_autoencoder import REFERENCE_SIZE
 
 __all__ = ["Cell", "write_results"]
@@ -141,7 +141,7 @@ def write_results(cells: Sequence[Cell], out: Path, *, title: str, provenance: M
                 own, sizes, f"{title}{on}: jets to train on", out, suffix
             )
     tables["costs"] = _costs(cells, f"{title}: costs")
-    extra = {**provenance, "environment": environment()}
+    extra = {**provenance, "environments": distinct(cell.content.get("environment") for cell in cells)}
     for name, table in tables.items():
         table = ResultsTable(**{**vars(table), "provenance": extra})
         table.save(out / f"{name}.json")

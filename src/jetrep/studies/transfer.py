@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from jetrep.report.files import check_writable, replacing
 from jetrep.report.measurement import Measurement
 from jetrep.report.tables import ResultsTable
 from jetrep.store.reader import Store
-from jetrep.studies.environment import environment
+from jetrep.studies.environment import distinct, environment
 from jetrep.studies.parallel import in_parallel
 from jetrep.studies.protocol import COLLISIONS, TARGET_LABELS, Finetuning, Pretraining, Protocol, Scores, Stores
 from jetrep.studies.transfer_figures import draw_study
@@ -116,10 +117,13 @@ def transfer(
         )
         for seed in range(seeds)
     ]
-    found = _Found(n_bootstrap)
+    found, environments = _Found(n_bootstrap), []
     # In the order of the seeds, whichever ended first.
-    for seed, scores, seconds in sorted(in_parallel([partial(_run, p, seeds, start, quiet) for p in protocols], jobs)):
+    for seed, scores, seconds, where in sorted(
+        in_parallel([partial(_run, p, seeds, start, quiet) for p in protocols], jobs), key=itemgetter(0)
+    ):
         found.seconds |= seconds
+        environments.append(where)
         for name, of_row in scores.items():
             found.add(name, of_row, stores, seed)
     found.seconds["total"] = round(time.monotonic() - start, 1)
@@ -135,7 +139,7 @@ def transfer(
         "seeds": seeds,
         "n_bootstrap": n_bootstrap,
     }
-    provenance = {"settings": settings, "data": stores.hashes(), "environment": environment()}
+    provenance = {"settings": settings, "data": stores.hashes(), "environments": distinct(environments)}
     table = ResultsTable.collect(title, found.means(), notes=notes, provenance=provenance)
     record = table.to_json() | found.to_json()
     with replacing(out / "results.json") as stream:
@@ -148,8 +152,14 @@ def transfer(
     return record
 
 
-def _run(protocol: Protocol, seeds: int, start: float, quiet: bool) -> tuple[int, dict[str, Scores], dict[str, float]]:
-    """Train and score everything under one seed, and tell what it is at: the seed, scores of each row, and seconds."""
+def _run(
+    protocol: Protocol, seeds: int, start: float, quiet: bool
+) -> tuple[int, dict[str, Scores], dict[str, float], dict[str, Any]]:
+    """Train and score everything under one seed, and tell what it is at.
+
+    Returns:
+        The seed, scores and seconds of each row, and where they were computed.
+    """
     say = Console(stderr=True, quiet=quiet, highlight=False).print
     rows = [("pretraining", None), *protocol.rows()]
     scores, seconds = {}, {}
@@ -161,7 +171,7 @@ def _run(protocol: Protocol, seeds: int, start: float, quiet: bool) -> tuple[int
         else:
             scores[name] = compute()
         seconds[f"seed {protocol.seed}: {name}"] = round(time.monotonic() - began, 1)
-    return protocol.seed, scores, seconds
+    return protocol.seed, scores, seconds, environment(protocol.engine)
 
 
 @dataclass
