@@ -294,3 +294,14 @@ def test_what_does_not_go_together_is_refused():
     ):
         with pytest.raises(InputError):
             replace(SMALL, **changes)
+
+
+def test_the_temperature_does_not_stay_beyond_its_bound():
+    """There it would have no gradient that brings it back."""
+    module = objective(SMALL)
+    clip = module.net.clip
+    clip.log_scale.data.fill_(50.0)
+    module.after_step(0, 10)
+    assert float(clip.scale.detach()) == pytest.approx(100, rel=1e-4)
+    module(BATCH, 0, 10, torch.Generator().manual_seed(0)).loss.backward()
+    assert float(clip.log_scale.grad) != 0

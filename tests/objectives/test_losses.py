@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from jetrep.objectives.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn
+from jetrep.objectives.losses import Centering, cross_entropies, dino_loss, ibot_loss, koleo_loss, sinkhorn
 from jetrep.objectives.monitors import alarms, collapse_monitors, feature_rank
 
 
@@ -51,6 +51,17 @@ def test_sinkhorn_uses_all_prototypes_equally_and_survives_extreme_logits():
     assert q.isfinite().all()
     torch.testing.assert_close(q.sum(1), torch.ones(2))
     assert sinkhorn(torch.empty(0, 5), 0.1).shape == (0, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_targets_and_cross_entropies_are_in_single_precision_under_autocast(dtype):
+    """With as many prototypes as published, half precision does not even hold their weights."""
+    logits = torch.rand(96, 2048) * 2 - 1
+    targets = sinkhorn(logits, 0.04)
+    pairs = cross_entropies(logits[:4], targets[:3], 0.1)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(sinkhorn(logits, 0.04), targets)
+        assert torch.equal(cross_entropies(logits[:4], targets[:3], 0.1), pairs)
 
 
 def test_centering_subtracts_a_running_mean():
@@ -165,6 +176,14 @@ def test_monitors_tell_collapsed_from_healthy():
     assert values["teacher_entropy"] == pytest.approx(1)
     assert len(alarms(values)) == 1
     assert alarms({"loss": math.nan}) == ["loss is not finite: training has diverged"]
+
+
+def test_feature_rank_of_what_is_not_finite_is_none():
+    """A step that overflowed is told by its loss; nothing is to raise before."""
+    x = torch.randn(9, 4)
+    x[3, 1] = torch.inf
+    assert feature_rank(x).isnan()
+    assert alarms({"feature_rank": float(feature_rank(x))}) == ["feature_rank is not finite: training has diverged"]
 
 
 def test_feature_rank_counts_equal_directions():

@@ -133,6 +133,16 @@ def test_each_loss_can_be_switched_off_alone(off):
         torch.testing.assert_close(out.metrics["loss_ibot"], full["loss_ibot"])
 
 
+@pytest.mark.parametrize("weight", ["dino_weight", "ibot_weight", "koleo_weight"])
+def test_collapse_is_watched_whatever_is_learned(weight):
+    alone = dict.fromkeys(("dino_weight", "ibot_weight", "koleo_weight"), 0.0) | {weight: 1.0}
+    module = objective(replace(SMALL, **alone, monitor_every=2))
+    for step, told in ((0, False), (1, True)):
+        metrics = module(BATCH, step, 10, torch.Generator().manual_seed(0)).metrics
+        assert {"feature_rank", "cls_std"} <= set(metrics) if told else "feature_rank" not in metrics
+        assert not told or float(metrics["feature_rank"]) > 1
+
+
 def test_drawn_scales_leave_out_the_teachers_and_all_occur():
     module = objective(replace(SMALL, teacher_scales=(6, 3), student_scales=(2, 3, 4, ALL, 6), n_student_scales=2))
     g = generator()
@@ -224,6 +234,14 @@ def test_presets_train_under_bfloat16(preset, assignment):
         {"n_student_scales": 9},
         {"dino_weight": 0.0, "ibot_weight": 0.0, "koleo_weight": 0.0},
         {"teacher_scales": (6,), "n_student_scales": 0},
+        {"n_student_scales": -1},
+        {"monitor_every": 0},
+        {"ema": 1.5},
+        {"ema_end": math.nan},
+        {"dino_weight": -1.0},
+        {"koleo_weight": math.nan},
+        {"student_temperature": math.nan},
+        {"teacher_temperature_rise": -0.1},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes):

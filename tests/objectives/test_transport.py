@@ -198,3 +198,12 @@ def test_gradients_are_finite_where_directions_are_not_defined(distance):
     distance(p, q, p_mask, q_mask).sum().backward()
     assert p.grad.abs().max() < 1e6
     assert q.grad.abs().max() < 1e6
+
+
+def test_sliced_distance_keeps_its_digits_under_autocast():
+    p, _, mask, _ = sets([7, 5], [7, 5])
+    near = p + 1e-3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)).double()
+    given = (p.float(), near.float(), mask, mask, AXES.float())
+    expected = sliced_energy_movers_distance(*given)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(sliced_energy_movers_distance(*given), expected)

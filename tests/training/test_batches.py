@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jetrep.errors import InputError
 from jetrep.store import StoreWriter
+from jetrep.store.gather import JetPool
 from jetrep.training.batches import LoadingConfig, ShuffledBatches
 from jetrep.training.data import open_pool
 from jetrep.training.order import Order
@@ -302,3 +303,14 @@ def test_memory_is_that_of_windows_however_large_the_store(tmp_path):
     stores = [str(tmp_path / name) for name in ("small", "large")]
     done = subprocess.run([sys.executable, "-c", _STREAM, *stores], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20, done.stdout
+
+
+def test_a_pool_of_one_window_is_read_once(store, monkeypatch):
+    read = []
+    fetch = JetPool.fetch
+    monkeypatch.setattr(JetPool, "fetch", lambda self, blocks: read.append(len(blocks)) or fetch(self, blocks))
+    batches = ShuffledBatches(open_pool([store]), 32, loading=LoadingConfig(window=0))
+    batches.probe()
+    for rank in range(2):
+        take(batches.share(rank, 2), 0, 2 * batches.steps_per_epoch)
+    assert len(read) == 1

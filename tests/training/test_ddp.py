@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from jetrep import cli
+from jetrep.objectives.base import StepOutput
 from jetrep.store.writer import StoreWriter
+from jetrep.training.engine import OptimizerConfig, TrainingModule
 from prong_jets import prong_jets
 
 ENCODER = "--encoder.width 16 --encoder.depth 2 --encoder.heads 2 --encoder.mlp_hidden 16 --encoder.n_registers 1"
@@ -109,3 +111,20 @@ def test_a_batch_that_cannot_be_shared(tmp_path, store, capsys):
     assert cli.main([*command, *TWO.split()]) == 1
     assert "a batch of 15 jets cannot be shared by 2 processes" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+class _Draws(torch.nn.Module):
+    def forward(self, batch, step, total_steps, generator):
+        return StepOutput(torch.rand(5), {"view": torch.rand(5, generator=generator)})
+
+
+def test_processes_drop_out_other_tokens_and_draw_the_same_views(monkeypatch):
+    found = []
+    for rank in range(3):
+        monkeypatch.setattr(TrainingModule, "global_rank", rank)
+        module = TrainingModule(_Draws(), OptimizerConfig(), 10, seed=4)
+        dropped = module.training_step(prong_jets(2).batch(), 0)
+        found.append((dropped, module.metrics["view"]))
+    assert not torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[1][0], found[2][0])
+    assert all(torch.equal(view, found[0][1]) for _, view in found)

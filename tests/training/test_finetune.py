@@ -95,6 +95,19 @@ def test_probe_phase_reaches_a_converged_linear_probe():
     assert ours == pytest.approx(converged.score(x[2000:] / scale, y[2000:]), abs=0.01)
 
 
+@pytest.mark.parametrize("constant", [0.0, 7.3])
+def test_probe_phase_gives_no_weight_to_what_never_changed(constant):
+    """A component that wakes up later, in other jets or as the encoder moves, is not to decide all by itself."""
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    x[:, 1] = constant
+    y = (x[:, 0] > 0).long()
+    head = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    fit_head(head, (x[:300], y[:300]), (x[300:], y[300:]), class_weights=None, seed=0)
+    assert (head[0].weight[:, 1] == 0).all()
+    assert (head[0].weight[:, [0, 2]] != 0).all()
+    assert (head(x).argmax(1) == y).float().mean() > 0.9
+
+
 @given(
     n_signal=st.integers(2, 60),
     n_background=st.integers(2, 60),

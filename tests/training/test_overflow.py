@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import lightning as L
 import pytest
@@ -9,13 +10,18 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
+from jetrep.encoders.build import build_encoder
 from jetrep.encoders.particlenet import ParticleNetConfig
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
+from jetrep.features import FeatureConfig, Features
 from jetrep.model import ClassifierConfig, JetModel, ModelConfig
 from jetrep.objectives.base import StepOutput
+from jetrep.objectives.build import OBJECTIVES, build_objective
+from jetrep.objectives.next_token import NextTokenConfig
 from jetrep.objectives.self_distillation import HeadConfig, SelfDistillation, SelfDistillationConfig
 from jetrep.objectives.supervised import Supervised
+from jetrep.objectives.tokenizer import TokenizerConfig
 from jetrep.training.checkpoint import load_model
 from jetrep.training.engine import EngineConfig, OptimizerConfig, TrainingModule
 from jetrep.training.pretrain import pretrain
@@ -155,3 +161,19 @@ def test_weights_that_are_not_finite_are_not_saved(store, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="the weights are not finite after step 8"):
         run(store, tmp_path / "run")
     assert not (tmp_path / "run" / "model.json").exists()
+
+
+@pytest.mark.parametrize("config", [kind() for kind in OBJECTIVES], ids=lambda config: config.kind)
+def test_a_forward_pass_that_overflows_is_told_by_the_loss(config):
+    """Nothing raises before, monitors included: the engine then skips the step."""
+    if isinstance(config, NextTokenConfig):
+        config = replace(config, tokenizer=TokenizerConfig(n_codes=16, steps=2))
+    jets = prong_jets(64)
+    features = Features(FeatureConfig(), fit_on=jets)
+    module = build_objective(
+        config, features, build_encoder(ENCODERS["transformer"], len(features.names)), sample=lambda: jets
+    )
+    for parameter in (*module.trained.parameters(), *module.encoder.parameters()):  # the teacher's, if there is one
+        parameter.data.fill_(math.inf)
+    out = module(jets[:16].batch(), 9, 20, torch.Generator().manual_seed(0))
+    assert not out.loss.isfinite()

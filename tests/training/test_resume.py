@@ -13,9 +13,10 @@ from jetrep.objectives.self_distillation import SelfDistillation
 from jetrep.objectives.supervised import Supervised
 from jetrep.store import StoreWriter
 from jetrep.training.batches import LoadingConfig
-from jetrep.training.engine import EngineConfig
+from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import finetune
 from jetrep.training.pretrain import pretrain
+from jetrep.training.run import RunFolder
 from prong_jets import prong_jets, write_store
 
 ENCODER = TransformerConfig(width=16, depth=2, heads=2, mlp_hidden=16, n_registers=1, position_bins=8, dropout=0.1)
@@ -102,3 +103,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, store):
     with pytest.raises(InputError, match="something else"):
         run(pretrain, store, tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_run_that_was_killed_when_it_had_stopped_early_does_not_go_on(tmp_path, store, monkeypatch):
+    settings = {"patience": 1, "optimizer": OptimizerConfig(lr=0.0)}  # which improves nothing
+    monkeypatch.setitem(globals(), "ENGINE", replace(ENGINE, checkpoint_every=1))
+    run(finetune, store, tmp_path / "whole", **settings)
+    with monkeypatch.context() as context:
+        context.setattr(RunFolder, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(finetune, store, tmp_path / "killed", **settings)
+    run(finetune, store, tmp_path / "killed", **settings)
+    whole, killed = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed"))
+    assert len(killed) == len(whole) == 5  # one epoch of the two

@@ -232,6 +232,11 @@ class _Clip(nn.Module):
         """1/τ, at most 100, as in CLIP."""
         return (self.start + self.log_scale).clamp(max=math.log(100)).exp()
 
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Brings the temperature back to where 1/τ is 100: beyond, it would stay for ever, for want of a gradient."""
+        self.log_scale.clamp_(max=math.log(100) - self.start - 1e-6)
+
 
 class _Net(nn.Module):
     """What is trained."""
@@ -272,6 +277,11 @@ class ClipVAE(Objective):
     def encoder(self) -> JetEncoder:
         """The encoder that is trained."""
         return self.net.encoder
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """The temperature stays where gradients reach it."""
+        if self.net.clip is not None:
+            self.net.clip.bound()
 
     def heads(self) -> dict[str, nn.Module]:
         """The map to the latent, the decoder, and what is compared."""

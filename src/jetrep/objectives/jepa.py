@@ -168,9 +168,9 @@ def _monitors(cls: Tensor, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]
     """Ranks of the teacher's CLS tokens and particle tokens, and spreads, of the jets of this rank."""
     with torch.autocast(cls.device.type, enabled=False):
         found = spread(cls)
-        if len(tokens):
-            found["token_rank"] = feature_rank(tokens).float()
-        if len(targets):
-            # What the best constant prediction would leave: the loss is to be seen beside it.
-            found["target_std"] = (targets - targets.mean(0)).square().mean().sqrt()
+        # Of no tokens at all: nothing to be alarmed of.
+        whole, one = tokens.new_tensor(float(tokens.shape[1])), tokens.new_ones(())
+        found["token_rank"] = feature_rank(tokens).float() if len(tokens) else whole
+        # What the best constant prediction would leave: the loss is to be seen beside it.
+        found["target_std"] = (targets - targets.mean(0)).square().mean().sqrt() if len(targets) else one
         return found

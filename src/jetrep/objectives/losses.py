@@ -31,22 +31,23 @@ def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     Returns:
         (m, K) float32; each sample sums to one.
     """
-    scaled = logits.float() / temperature
-    samples, k = scaled.shape
-    of_sample, largest = scaled.new_zeros(0), scaled.new_full((k + 1,), -torch.inf)
-    if samples:
-        of_sample = scaled.amax(1)
-        scaled = scaled - of_sample.unsqueeze(1)
-        largest = torch.cat([scaled.amax(0), of_sample.amax().unsqueeze(0)])
-    largest = all_max(largest)
-    total = all_sum(torch.tensor(float(samples), device=scaled.device))
-    q = torch.exp(scaled - largest[:-1])
-    of_sample = torch.exp(of_sample - largest[-1]).clamp(min=1e-30)
-    of_prototype = q.new_ones(k)
-    for _ in range(iterations):
-        of_prototype = 1 / (k * all_sum(of_sample @ q))
-        of_sample = 1 / (total * (q @ of_prototype))
-    return q * of_prototype * (of_sample * total).unsqueeze(1)
+    with torch.autocast(logits.device.type, enabled=False):  # which would take the products to half precision
+        scaled = logits.float() / temperature
+        samples, k = scaled.shape
+        of_sample, largest = scaled.new_zeros(0), scaled.new_full((k + 1,), -torch.inf)
+        if samples:
+            of_sample = scaled.amax(1)
+            scaled = scaled - of_sample.unsqueeze(1)
+            largest = torch.cat([scaled.amax(0), of_sample.amax().unsqueeze(0)])
+        largest = all_max(largest)
+        total = all_sum(torch.tensor(float(samples), device=scaled.device))
+        q = torch.exp(scaled - largest[:-1])
+        of_sample = torch.exp(of_sample - largest[-1]).clamp(min=1e-30)
+        of_prototype = q.new_ones(k)
+        for _ in range(iterations):
+            of_prototype = 1 / (k * all_sum(of_sample @ q))
+            of_sample = 1 / (total * (q @ of_prototype))
+        return q * of_prototype * (of_sample * total).unsqueeze(1)
 
 
 class Centering(nn.Module):
@@ -89,8 +90,9 @@ def cross_entropies(student: Tensor, targets: Tensor, temperature: float) -> Ten
     Returns:
         (..., T, S).
     """
-    scaled = student.float() / temperature
-    return torch.logsumexp(scaled, -1).unsqueeze(-2) - targets @ scaled.transpose(-1, -2)
+    with torch.autocast(student.device.type, enabled=False):
+        scaled = student.float() / temperature
+        return torch.logsumexp(scaled, -1).unsqueeze(-2) - targets @ scaled.transpose(-1, -2)
 
 
 def dino_loss(student: Tensor, targets: Tensor, temperature: float, weights: Tensor) -> Tensor:

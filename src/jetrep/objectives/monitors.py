@@ -16,12 +16,13 @@ def feature_rank(x: Tensor) -> Tensor:
     """RankMe (arXiv 2210.02885): the exponential of the entropy of the singular values, from 1 to min(m, d).
 
     Args:
-        x: (m, d) representations.
+        x: (m, d) representations; if one is not finite, neither is the rank.
     """
     x = x.double()
     gram = x.T @ x if len(x) > x.shape[1] else x @ x.T
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    return _perplexity(singular / singular.sum().clamp(min=1e-300))
+    finite = gram.isfinite().all()
+    singular = torch.linalg.eigvalsh(gram.where(finite, 0)).clamp(min=0).sqrt()
+    return _perplexity(singular / singular.sum().clamp(min=1e-300)).where(finite, torch.nan)
 
 
 def _perplexity(p: Tensor) -> Tensor:

@@ -112,7 +112,8 @@ def hungarian(p: Tensor, q: Tensor, p_mask: Tensor, q_mask: Tensor) -> Tensor:
     width = max(p.shape[1], q.shape[1])
     p = F.pad(p * p_mask.unsqueeze(-1), (0, 0, 0, width - p.shape[1]))
     q = F.pad(q * q_mask.unsqueeze(-1), (0, 0, 0, width - q.shape[1]))
-    index = assignment(pair_distance2(p, q))
+    # A loss that is not finite is told by whoever trains, not by the assignment.
+    index = assignment(pair_distance2(p, q).detach().nan_to_num(nan=1e9, posinf=1e9))
     return (p - q.gather(1, index.unsqueeze(-1).expand(-1, -1, q.shape[-1]))).square().sum((1, 2))
 
 

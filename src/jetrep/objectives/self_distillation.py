@@ -24,7 +24,7 @@ from jetrep.jets import JetBatch
 from jetrep.objectives.base import Objective, StepOutput, follow
 from jetrep.objectives.distributed import all_max, rank, world_size
 from jetrep.objectives.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn
-from jetrep.objectives.monitors import alarms, collapse_monitors
+from jetrep.objectives.monitors import alarms, collapse_monitors, spread
 from jetrep.objectives.schedules import cosine
 from jetrep.views.masking import random_particles
 from jetrep.views.rg import ALL, subjets
@@ -58,7 +58,8 @@ class SelfDistillationConfig:
         skip_identical_views: leave out of DINO the pairs of views that are the same set of particles, because the jet
             has no more particles than either of the scales. Such pairs teach nothing about scale; they are counted
             in the metric ``identical_pairs`` in any case.
-        monitor_every: the collapse monitors are among the metrics of every such step, counted from 1.
+        monitor_every: the collapse monitors are among the metrics of every such step, counted from 1. Without DINO
+            they are the spread of the teacher's class tokens, or of its tokens of hidden particles.
         kind: tells the kinds of objectives apart.
     """
 
@@ -84,13 +85,17 @@ class SelfDistillationConfig:
     def __post_init__(self) -> None:
         for name in ("teacher_scales", "student_scales"):
             at_least(0, **{f"objective.{name}": min(getattr(self, name), default=0)})
+        at_least(1, **{"objective.monitor_every": self.monitor_every})
+        for name in ("n_student_scales", "dino_weight", "ibot_weight", "koleo_weight"):
+            at_least(0, **{f"objective.{name}": getattr(self, name)})
         for name in ("student_temperature", "teacher_temperature", "teacher_temperature_end"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise InputError(f"is {getattr(self, name)}", field=f"objective.{name}", remedy="give more than 0")
-        if not 0 <= self.mask_fraction <= 1:
-            raise InputError(
-                f"is {self.mask_fraction}", field="objective.mask_fraction", remedy="give a fraction from 0 to 1"
-            )
+        for name in ("mask_fraction", "ema", "ema_end", "teacher_temperature_rise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"is {getattr(self, name)}", field=f"objective.{name}", remedy="give a number from 0 to 1"
+                )
         pool = set(self.student_scales) - set(self.teacher_scales)
         if not self.teacher_scales:
             raise InputError("the teacher has no scale", field="teacher_scales", remedy="give it at least one")
@@ -256,10 +261,12 @@ class SelfDistillation(Objective):
 
         metrics: dict[str, Tensor] = {}
         terms: list[Tensor] = []
+        monitor = (step + 1) % self.config.monitor_every == 0
         if self.config.dino_weight:
-            monitor = (step + 1) % self.config.monitor_every == 0
             dino = self._dino(views, cls, teacher_cls, temperature, metrics, monitor)
             terms.append(self.config.dino_weight * dino)
+        elif monitor:
+            metrics |= spread(teacher_cls.flatten(0, 1) if n else teacher)
         if self.config.ibot_weight:
             ibot = self._ibot(views, student, teacher, temperature, metrics)
             terms.append(self.config.ibot_weight * ibot)

@@ -138,8 +138,10 @@ class _Tokens(Target):
         codes = self.codes(x, mask, hidden)
         logits = self.head(context).float()
         each = F.cross_entropy(logits, codes, reduction="none", label_smoothing=self.smoothing)
-        if not len(codes):
-            return each, {}
+        if not len(codes):  # the same names on all ranks
+            return each, dict.fromkeys(
+                ("code_accuracy", "codebook_perplexity", "predicted_perplexity"), each.new_zeros(())
+            )
         with torch.no_grad():
             mean = torch.softmax(logits, -1).mean(0)
             metrics = {

@@ -138,6 +138,7 @@ def sliced_energy_movers_distance(
         axes = random_directions(32)
     a, x, b, y = _balanced(p, q, p_mask, q_mask)
     points, energy = torch.cat([x, y], 1), torch.cat([a, -b], 1)
-    along, order = (axes.to(points) @ points.mT).sort(-1)
+    with torch.autocast(points.device.type, enabled=False):  # small distances are differences of large numbers
+        along, order = (axes.to(points) @ points.mT).sort(-1)
     excess = energy.unsqueeze(1).expand_as(along).gather(-1, order).cumsum(-1)
     return 2 * (excess[..., :-1].abs() * along.diff(dim=-1)).sum(-1).mean(-1)

@@ -154,6 +154,12 @@ class ShuffledBatches:
         self.batch(0)
         self._windows.clear()
 
+    def share(self, rank: int, world_size: int) -> ShuffledBatches:
+        """The same batches, of which ``rank`` of ``world_size`` processes gets its part."""
+        own = replace(self, rank=rank, world_size=world_size)
+        own._fetched = self._fetched  # a pool of one window is read once
+        return own
+
     def from_step(self, start: int) -> Iterator[JetBatch]:
         """Batches of this rank from step ``start`` on, for ever.
 
@@ -161,8 +167,7 @@ class ShuffledBatches:
             InputError: if a shard is damaged, or a jet does not fit into the width asked for.
         """
         step = start
-        own = replace(self)  # windows of its own, for its own threads
-        own._fetched = self._fetched  # a pool of one window is read once
+        own = self.share(self.rank, self.world_size)  # windows of its own, for its own threads
         if self.prefetch == 0:
             while True:
                 yield own.batch(step)

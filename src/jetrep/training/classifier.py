@@ -43,6 +43,14 @@ class _BestEpoch(Callback):
         labels = torch.from_numpy(self.valid.labels)
         return float(nll_loss(probabilities.log(), labels, weight=self.class_weights))
 
+    def _stop(self, trainer: L.Trainer) -> None:
+        stop = trainer.global_step - self.best_step >= self.patience * self.every
+        trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(stop, all=False)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """A run that was killed when it had just stopped does not go on."""
+        self._stop(trainer)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Validate at the end of an epoch."""
         step = trainer.global_step
@@ -51,8 +59,7 @@ class _BestEpoch(Callback):
         loss = self._loss()
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.best_weights = loss, step, self._weights()
-        stop = step - self.best_step >= self.patience * self.every
-        trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(stop, all=False)
+        self._stop(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Survives a resume: the best epoch may lie before it."""

@@ -42,7 +42,8 @@ _HOPELESS = 24  # skipped steps; the scale of half precision begins at 2 ** 16, 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Where and how to run; none of it changes what is computed, but for rounding.
+    """Where and how to run; none of it changes what is computed, but for rounding, and for what dropout draws and batch
+    norms see on each of several devices.
 
     Attributes:
         accelerator: "auto" takes a GPU if there is one.
@@ -87,7 +88,7 @@ class _Batches:
         self.module, self.batches = module, batches
 
     def __iter__(self) -> Iterator[JetBatch]:
-        share = replace(self.batches, rank=self.module.global_rank, world_size=self.module.trainer.world_size)
+        share = self.batches.share(self.module.global_rank, self.module.trainer.world_size)
         return share.from_step(self.module.global_step)
 
 
@@ -103,13 +104,16 @@ class TrainingModule(L.LightningModule):
         self._before: list[Tensor] = []
 
     def training_step(self, batch: JetBatch, batch_idx: int) -> Tensor:
-        """One forward pass. All randomness is a function of (seed, step), so that a resumed run repeats it."""
+        """One forward pass. All randomness is a function of (seed, step), so that a resumed run repeats it.
+
+        Torch's global generator, from which dropout draws, is that of the rank; the explicit one is common to all.
+        """
         step = self.global_step
         self._before = [buffer.clone() for buffer in self.objective.buffers()]
         seed = (self.seed * 1_000_003 + step) % 2**63
         devices = [batch.p4.device] if batch.p4.is_cuda else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+            torch.manual_seed((seed + self.global_rank * 0x9E3779B97F4A7C15) % 2**63)
             output: StepOutput = self.objective(batch, step, self.total_steps, torch.Generator().manual_seed(seed))
         self.metrics = {"loss": output.loss.detach(), **output.metrics}
         return output.loss

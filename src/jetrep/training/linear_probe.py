@@ -30,7 +30,8 @@ def fit_head(
 
     Since the encoder stands still, each jet is embedded once, so that the phase costs seconds and can run to
     convergence. Embeddings are standardised for the fit, and the standardisation is then folded into the
-    first linear layer: the head goes on working on the embeddings as they are.
+    first linear layer: the head goes on working on the embeddings as they are. Components that are the same for all
+    jets have no weight then.
 
     Args:
         head: a module whose first linear layer acts on the embedding.
@@ -50,7 +51,8 @@ def fit_head(
     if first is None:
         raise InputError("the head has no linear layer", field="head", remedy="choose a linear or MLP head")
     (x, y), (x_valid, y_valid) = train, valid
-    mean, scale = x.mean(0), x.std(0).clamp(min=1e-6)
+    mean, scale = x.mean(0), x.std(0)
+    scale = scale.where(scale > 1e-6 * mean.abs().clamp(min=1), torch.inf)
     x, x_valid = (x - mean) / scale, (x_valid - mean) / scale
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
     best, best_state = float("inf"), copy.deepcopy(head.state_dict())

@@ -70,7 +70,7 @@ def pretrain(
         max_particles: keep this many leading particles of each jet; by default all, or as many as the objective takes.
         loading: how jets are shuffled, sampled and padded. They stay on disk but for two windows at a time.
         tokenizer_from: folder of a pretraining whose tokeniser is used, instead of a new one. Its features must be
-            those of this run, and objective.tokenizer is not used.
+            those of this run; of objective.tokenizer only n_codes counts, which must be its own for next_token.
         seed: determines initial weights, batches, views and masks.
         engine: hardware, precision and logs.
         overwrite: start anew even if OUT holds another run.
@@ -131,9 +131,9 @@ def pretrain(
         module.encoder,
     )
     seconds = round(time.monotonic() - start, 1)
-    if module.tokenizer is not None:
+    if run.writes and module.tokenizer is not None:
         save_tokenizer(module.tokenizer, module.features, jets.sample(2_000), out)
-    if isinstance(module, Autoencoding):
+    if run.writes and isinstance(module, Autoencoding):
         save_autoencoder(module, out)
     run.finish(model, {"n_jets": len(jets), "seconds": seconds})
     run.draw_curves()

@@ -125,6 +125,11 @@ class RunFolder:
         return settings
 
     @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes: the only one of its run, or the first of several."""
+        return _first_process()
+
+    @property
     def finished(self) -> bool:
         """Whether the model of this run is there."""
         return not self.overwrite and (self.path / RECORD).exists() and not (self.path / RESUME).exists()
@@ -137,7 +142,7 @@ class RunFolder:
 
     def begin(self) -> None:
         """Note the settings, and forget the former run if there is one."""
-        if self._begun or not _first_process():
+        if self._begun or not self.writes:
             return
         self._begun = True
         if self.overwrite:
@@ -152,7 +157,7 @@ class RunFolder:
             model: the model.
             history: what to note beside the settings: numbers of jets, seconds and the like.
         """
-        if not _first_process():
+        if not self.writes:
             return
         self.begin()
         save_model(model, self.path, provenance={**self.settings, **history})
@@ -160,7 +165,7 @@ class RunFolder:
 
     def draw_curves(self) -> None:
         """Everything that was logged against the step, as training.png."""
-        if _first_process():
+        if self.writes:
             save(training_curves(self.path / METRICS), self.path / CURVES)
 
     def _clear(self) -> None:
