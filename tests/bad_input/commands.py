@@ -13,9 +13,9 @@ PRETRAINING = f"{TRAINING} --objective.head.n_prototypes 32"
 SIMULATION = "--processes qcd --jets 12 --preset toptagging --workers 1 --quiet"
 
 
-def transfer(collisions="good", simulation="good", test="good", out="new"):
+def transfer(collisions="good", simulation="good", test="judged", out="new"):
     """The command of a study on stores; only one of them is bad, as a rule."""
-    tests = f"--simulation-test good --collisions-test {test}"
+    tests = f"--simulation-test judged --collisions-test {test}"
     return f"transfer --collisions {collisions} --simulation {simulation} {tests} --out {out} --quiet"
 
 

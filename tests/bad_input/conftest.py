@@ -23,9 +23,11 @@ def world(tmp_path_factory):
 def fill(folder):
     jets = prong_jets(64)
     save("good.npz", jets)
+    save("judged.npz", prong_jets(64, 1))
     save("unlabelled.npz", jets.with_labels(None))
     for name, options in {
         "good": "good.npz --classes qcd top",
+        "judged": "judged.npz --classes qcd top",
         "higgs": "good.npz --classes qcd higgs",
         "only-qcd": "good.npz --classes qcd top --select qcd",
         "unlabelled": "unlabelled.npz",

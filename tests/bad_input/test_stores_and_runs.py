@@ -66,6 +66,7 @@ def test_labels_play_no_part_in_pretraining():
         (f"pretrain unlabelled --classes qcd --out new {PRETRAINING}", ["unlabelled, field 'classes'"]),
         (transfer(test="higgs"), ["higgs, field 'label': jets of class higgs"]),
         (transfer(test="only-qcd"), ["only-qcd, field 'label': all jets are qcd"]),
+        (transfer(test="judged good"), ["good, field 'collisions_test': holds the jets to train on"]),
         (transfer(simulation="good higgs"), ["one signal from qcd, not qcd, top, higgs"]),
     ],
 )

@@ -478,6 +478,7 @@ def test_bad_jets_are_told_before_anything_is_computed(stores, tmp_path):
         ({"test": [one]}, "one, field 'label': holds no jets of class top"),
         ({"test": [other]}, "jets of class w are not among qcd, top"),
         ({"test": stores["train"]}, "holds the jets to train on"),
+        ({"unlabelled": [unlabelled, *stores["test"]]}, "field 'test': holds the jets to train on"),
     ):
         with pytest.raises(InputError, match=message):
             compare(**settings(stores, tmp_path / "out", **changes))

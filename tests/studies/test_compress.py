@@ -113,6 +113,11 @@ def test_bad_settings(made, change, message):
         compress(**{**made, **change})
 
 
+def test_jets_to_train_on_are_not_judged_on(made):
+    with pytest.raises(InputError, match="field 'test': holds the jets to train on"):
+        compress(**made | {"test": [*made["test"], *made["train"]]})
+
+
 def test_fewer_jets_of_a_store_in_order_of_class_are_refused(made, tmp_path):
     jets = prong_jets(200)
     in_order = write_store(tmp_path / "train", jets[np.argsort(jets.truth, kind="stable")])

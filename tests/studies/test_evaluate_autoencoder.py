@@ -16,6 +16,7 @@ from jetrep.objectives.autoencoding import AutoencoderConfig
 from jetrep.report.tables import ResultsTable
 from jetrep.studies.evaluate import evaluate
 from jetrep.studies.evaluate_autoencoder import baselines, grouped, judge
+from jetrep.training.data import classes_of
 from jetrep.training.engine import EngineConfig
 from jetrep.training.pretrain import pretrain
 from prong_jets import prong_jets, write_store
@@ -144,3 +145,26 @@ def test_the_verb_takes_a_run_of_an_autoencoder(tmp_path):
     assert (run / "evaluation" / "test" / "roc-top.png").exists()
     with pytest.raises(InputError, match=r"background.*no jets of class 'g'.*known: qcd, top"):
         evaluate(run, on=[test], background="g", quiet=True)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_classes_that_the_run_was_trained_on_are_no_anomalies(tmp_path, labelled):
+    """Whether they were chosen, or all that there were; of jets without labels nobody knows: only qcd is usual then."""
+    jets = three_classes()
+    train = write_store(tmp_path / "train", jets[jets.truth < 2] if labelled else jets.with_labels(None))
+    test = write_store(tmp_path / "test", three_classes(320))
+    run = pretrain(
+        [train],
+        out=tmp_path / "run",
+        encoder=LorentzConfig(width=8, vectors=4, heads=2, depth=1, hidden=8, pooled=2),
+        objective=AutoencoderConfig(
+            loss="chamfer", latent=4, decoder=LorentzDecoderConfig(5, width=8, vectors=4, heads=2, depth=1, hidden=8)
+        ),
+        steps=1,
+        batch_size=16,
+        engine=EngineConfig(accelerator="cpu", logger="none"),
+        quiet=True,
+    )
+    found = evaluate(run, on=[test], n_bootstrap=4, quiet=True)["test"]
+    assert set(found["anomaly"]["results"]["jet mass"]) == ({"W"} if labelled else {"top", "W", "combined"})
+    assert classes_of([train]) == (["qcd", "top"] if labelled else [])

@@ -28,10 +28,11 @@ METRIC_NAMES: Mapping[str, str] = {
 }
 """Headings of the known metrics; a metric that is not here is headed by its own name."""
 
+_OF_JETS = "± error of the finite number of jets"
 _ERRORS_MEAN: Mapping[str, str] = {
     "total": "± total error: spread over seeds and finite number of jets, in quadrature",
-    "seeds": "± standard deviation over training seeds; where there is one seed, ± bootstrap error",
-    "both": "± standard deviation over training seeds ± bootstrap error; where there is one seed, ± bootstrap error",
+    "seeds": f"± standard deviation over training seeds; where there is one seed, {_OF_JETS}",
+    "both": f"± standard deviation over training seeds {_OF_JETS}; where there is one seed, the latter alone",
 }
 _MISSING = "–"
 
@@ -117,7 +118,7 @@ class ResultsTable:
     def caption(self, errors: Errors = "total") -> str:
         """What the errors mean, what ">" means if it occurs, and the notes: one line each."""
         seeds = sorted({m.n_seeds for m in self.cells.values()})
-        usual = _ERRORS_MEAN[errors] if seeds and seeds[-1] > 1 else "± bootstrap error"
+        usual = _ERRORS_MEAN[errors] if seeds and seeds[-1] > 1 else _OF_JETS
         lines = [f"± {self.error}" if self.error else usual]
         if seeds and seeds[-1] > 1:
             lines[0] += f" ({' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])})"

@@ -27,7 +27,7 @@ from jetrep.studies.compare_study import Row, Study, TaggerTraining
 from jetrep.studies.compare_tables import tables_of, write_tables
 from jetrep.studies.parallel import in_parallel
 from jetrep.studies.testsets import choose_background
-from jetrep.training.data import open_pool
+from jetrep.training.data import check_apart, open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import stratified_subset
 
@@ -260,9 +260,7 @@ def _check(study: Study) -> None:
         if missing or len(classes) < 2:
             problem = f"holds no jets of class {', '.join(missing)}" if missing else "holds jets of one class alone"
             raise InputError(problem, file=stores[0], field="label", remedy="give jets of every class")
-    if shared := set(study.data["train"]) & set(study.data["test"]):
-        at = study.test[study.data["test"].index(shared.pop())]
-        raise InputError("holds the jets to train on", file=at, field="test", remedy="judge on other jets")
+    check_apart([*study.train, *(study.unlabelled or [])], study.test, "test")
     for row in study.rows:
         if row.objective == "observables":
             continue

@@ -29,7 +29,7 @@ from jetrep.studies.evaluate_autoencoder import evaluate_autoencoder
 from jetrep.studies.parallel import in_parallel
 from jetrep.training.autoencoders import AUTOENCODER
 from jetrep.training.checkpoint import model_record
-from jetrep.training.data import data_hashes, load_jets
+from jetrep.training.data import check_apart, data_hashes, load_jets
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.pretrain import pretrain
 from jetrep.training.run import settings_of
@@ -113,6 +113,7 @@ def compress(
             field="n_jets_models",
             remedy=f"known: {', '.join(row.name for row in rows)}",
         )
+    check_apart(train, test, "test")
     for n in sizes:
         _check_classes(train, classes, n)
     common = {

@@ -76,8 +76,8 @@ def evaluate_autoencoder(
         run: folder of a run of `pretrain` with the objective "autoencoder".
         on: the stores; classes that the model was not trained on are signals.
         out: folder for the results; with several stores, each has a folder of its own in it.
-        background: class or classes ("g+q") that are no anomalies; by default those that the run was trained on, else
-            "qcd".
+        background: class or classes ("g+q") that are no anomalies; by default those that the run was trained on, or
+            "qcd" if its jets bore no labels.
         max_jets: use at most this many jets of each store, the first.
         with_baselines: judge the baselines that keep as many numbers, too.
         with_figures: draw the figures.
@@ -98,7 +98,7 @@ def evaluate_autoencoder(
     results: dict[str, Any] = {}
     for name, store in stores.items():
         jets, hashes = load_jets([store], max_jets=max_jets), data_hashes([store])
-        chosen = _background(background, settings.get("classes"), jets, store)
+        chosen = _background(background, settings.get("trained_on") or settings.get("classes"), jets, store)
         groups = grouped(jets.leading(limit), chosen, store)
         seen = set(hashes.values()) & set(dict(settings.get("data") or {}).values())
         results[name] = judge(

@@ -25,7 +25,7 @@ from jetrep.objectives.self_distillation import PRESETS, SelfDistillationConfig
 from jetrep.report.files import replacing
 from jetrep.studies.probe import randomized
 from jetrep.training.checkpoint import load_model
-from jetrep.training.data import data_hashes, load_jets, load_labelled
+from jetrep.training.data import check_apart, data_hashes, load_jets, load_labelled
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.pretrain import pretrain
@@ -151,6 +151,9 @@ class Stores:
         if self.collisions_labelled:
             self.labelled(self.collisions_labelled, finetuning.n_target_labels)
         assert self.tests
+        trained_on = [*self.collisions, *self.simulation, *(self.collisions_labelled or [])]
+        check_apart(trained_on, self.simulation_test, "simulation_test")
+        check_apart(trained_on, self.collisions_test, "collisions_test")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jetrep.jets import Jets
 from jetrep.store.gather import JetPool, Part
 from jetrep.store.reader import Store
 
-__all__ = ["data_hashes", "labels_as", "load_jets", "load_labelled", "open_pool"]
+__all__ = ["check_apart", "classes_of", "data_hashes", "labels_as", "load_jets", "load_labelled", "open_pool"]
 
 
 def load_jets(
@@ -207,3 +207,21 @@ def labels_as(jets: Jets, classes: Sequence[str]) -> Jets:
 def data_hashes(stores: Sequence[Path]) -> Mapping[str, str]:
     """Content hash of each store, for the record of a run."""
     return {str(path): Store(path).content_hash for path in stores}
+
+
+def classes_of(stores: Sequence[Path], chosen: Sequence[str] | None = None) -> list[str]:
+    """Names of the classes, or of those ``chosen`` among them, of which the stores hold jets."""
+    held = [name for path in stores for name, n in Store(path).manifest.label_counts.items() if n]
+    return [name for name in dict.fromkeys(held) if chosen is None or name in chosen]
+
+
+def check_apart(train: Sequence[Path], test: Sequence[Path], field: str) -> None:
+    """Whether what is judged on, the argument ``field``, was not trained on.
+
+    Raises:
+        InputError: if a store of both has the same content.
+    """
+    known = set(data_hashes(train).values())
+    for path, content in data_hashes(test).items():
+        if content in known:
+            raise InputError("holds the jets to train on", file=path, field=field, remedy="judge on other jets")

@@ -21,7 +21,7 @@ from jetrep.store.gather import JetPool
 from jetrep.training.autoencoders import save_autoencoder
 from jetrep.training.batches import LoadingConfig, ShuffledBatches
 from jetrep.training.checkpoint import load_tokenizer, save_tokenizer, tokenizer_record
-from jetrep.training.data import open_pool
+from jetrep.training.data import classes_of, open_pool
 from jetrep.training.engine import EngineConfig, OptimizerConfig, fit
 from jetrep.training.run import RunFolder, run_settings
 
@@ -135,7 +135,7 @@ def pretrain(
         save_tokenizer(module.tokenizer, module.features, jets.sample(2_000), out)
     if run.writes and isinstance(module, Autoencoding):
         save_autoencoder(module, out)
-    run.finish(model, {"n_jets": len(jets), "seconds": seconds})
+    run.finish(model, {"n_jets": len(jets), "trained_on": classes_of(data, classes), "seconds": seconds})
     run.draw_curves()
     return out
 
