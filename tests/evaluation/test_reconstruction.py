@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import wasserstein_distance
 from torch import nn
 
 from jetrep.encoders.autoencoder import Autoencoder, InLaboratory
 from jetrep.errors import InputError
 from jetrep.evaluation.comparison import FEATURES, compare, reconstruct, relative
-from jetrep.evaluation.distances import distribution_distances, fpd
+from jetrep.evaluation.distances import _over_halves, _wasserstein, distribution_distances, fpd
 from jetrep.evaluation.reconstruction import jet_residuals, particle_residuals, residuals
 from jetrep.evaluation.scores import DISTANCES
 from jetrep.physics import fourvector as fv
@@ -183,6 +184,33 @@ def test_frechet_distance_of_gaussians_does_not_depend_on_their_number():
     for n in (100, 1000):
         values = [distance(n) for _ in range(40)]
         assert np.mean(values) == pytest.approx(4, abs=4 * np.std(values) / np.sqrt(40))
+
+
+def test_wasserstein_distance_of_some_jets_from_others_is_that_of_their_values():
+    rng = np.random.default_rng(3)
+    jets = [np.sort(rng.integers(0, 40, n)) for n in (200, 150)]
+    a, b = rng.normal(0, 1, 200), rng.normal(0.5, 2, 150)
+    distance = _wasserstein(a, jets[0], b, jets[1])
+    for _ in range(20):
+        i, j = (rng.choice(40, n, replace=False) for n in (17, 9))
+        expected = wasserstein_distance(a[np.isin(jets[0], i)], b[np.isin(jets[1], j)])
+        assert distance(i, j) == pytest.approx(expected)
+    assert np.isnan(distance(i[:0], j))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_error_of_a_distance_is_the_spread_over_data_sets(shift):
+    """Halves of the same jets, true and reconstructed, are no repeated experiments."""
+    rng, n = np.random.default_rng(4), 200
+    found, group, each = [], np.arange(n) % 10, np.arange(n)
+    for _ in range(200):
+        true = rng.normal(0, 1, n)
+        distance = _wasserstein(true, each, true + shift + rng.normal(0, 0.05, n), each)
+        orders = [rng.permutation(n) for _ in range(20)]
+        found.append(_over_halves(distance, [(order[:100], order[100:]) for order in orders], group))
+    values, errors = np.transpose(found)
+    # Deleting jets overestimates the error of what is not smooth.
+    assert 0.9 < np.sqrt(np.mean(errors**2)) / np.std(values) < 1.8
 
 
 def test_distances_see_what_changed():
