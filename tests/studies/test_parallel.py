@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from jetrep.errors import InputError, at_least
 from jetrep.studies import parallel
 from jetrep.studies.parallel import in_parallel
 
@@ -41,3 +42,18 @@ def test_every_call_answers_once():
 def test_an_error_of_a_call_reaches_the_caller():
     with pytest.raises(ValueError, match="nothing"):
         list(in_parallel([partial(int, "1"), partial(int, "nothing")], 2))
+
+
+def _positive(number: float) -> float:
+    at_least(0, **{f"number {number}": number})
+    return number
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_cannot_be_done_does_not_keep_the_rest_from_being_done(jobs):
+    told, done = [], []
+    with pytest.raises(InputError, match=r"number -[23]") as first:
+        done.extend(in_parallel([partial(_positive, n) for n in (1, -2, -3, 4)], jobs, told.append))
+    assert sorted(done) == [1, 4]
+    assert len(told) == 2
+    assert told[0] == f"failed: {first.value}"

@@ -217,7 +217,8 @@ def _compute(study: Study, todo: list[int], jobs: int, overwrite: bool, say: Any
     """Run cells, ``jobs`` at a time."""
     # Jets are read by each process for itself: they are not sent through a pipe.
     study = replace(study, quiet=True) if min(jobs, len(todo)) > 1 else study
-    for index in in_parallel([partial(_run, study, index, overwrite) for index in todo], jobs):
+    calls = [partial(_run, study, index, overwrite) for index in todo]
+    for index in in_parallel(calls, jobs, tell=partial(say, markup=False)):
         row, seed = study.cells[index]
         say(f"cell {index}: {row.name}, seed {seed}: done")
 

@@ -134,7 +134,8 @@ def compress(
     # A changed setting is refused before anything is computed.
     todo = [task for task in tasks if overwrite or task.read(common) is None]
     say(f"{len(todo)} cells to compute, {len(tasks) - len(todo)} of {len(tasks)} are there")
-    for name in in_parallel([partial(_compute, t, common, overwrite, quiet or jobs > 1) for t in todo], jobs):
+    calls = [partial(_compute, task, common, overwrite, quiet or jobs > 1) for task in todo]
+    for name in in_parallel(calls, jobs, tell=partial(say, markup=False)):
         say(f"{name}: done")
     cells = [Cell(task.row.name, task.n_jets, task.seed, task.read(common) or {}) for task in tasks]
     tables = write_results(cells, out, title=title, provenance={**common, "models": settings_of(rows)})
