@@ -29,6 +29,23 @@ def tiny():
     return LorentzAutoencoder(encoder, 4, config)
 
 
+def trained(store, out, classes=None):
+    """A run of two steps."""
+    return pretrain(
+        [store],
+        out=out,
+        encoder=LorentzConfig(width=8, vectors=4, heads=2, depth=1, hidden=8, pooled=2),
+        objective=AutoencoderConfig(
+            loss="chamfer", latent=4, decoder=LorentzDecoderConfig(5, width=8, vectors=4, heads=2, depth=1, hidden=8)
+        ),
+        steps=2,
+        batch_size=16,
+        classes=classes,
+        engine=EngineConfig(accelerator="cpu", logger="none"),
+        quiet=True,
+    )
+
+
 def three_classes(n=280):
     jets = prong_jets(n).leading(10)
     labels = jets.truth.copy()
@@ -121,19 +138,7 @@ def test_stores_that_cannot_be_judged_are_named(tmp_path):
 
 def test_the_verb_takes_a_run_of_an_autoencoder(tmp_path):
     train, test = (write_store(tmp_path / name, prong_jets(80, seed=i)) for i, name in enumerate(("train", "test")))
-    run = pretrain(
-        [train],
-        out=tmp_path / "run",
-        encoder=LorentzConfig(width=8, vectors=4, heads=2, depth=1, hidden=8, pooled=2),
-        objective=AutoencoderConfig(
-            loss="chamfer", latent=4, decoder=LorentzDecoderConfig(5, width=8, vectors=4, heads=2, depth=1, hidden=8)
-        ),
-        steps=2,
-        batch_size=16,
-        classes=["qcd"],
-        engine=EngineConfig(accelerator="cpu", logger="none"),
-        quiet=True,
-    )
+    run = trained(train, tmp_path / "run", classes=["qcd"])
     found = evaluate(run, on=[test, train], n_bootstrap=4, quiet=True)
     assert json.loads((run / "evaluation" / "evaluation.json").read_text()) == found
     assert found["test"]["score"] == "chamfer"
@@ -153,18 +158,7 @@ def test_classes_that_the_run_was_trained_on_are_no_anomalies(tmp_path, labelled
     jets = three_classes()
     train = write_store(tmp_path / "train", jets[jets.truth < 2] if labelled else jets.with_labels(None))
     test = write_store(tmp_path / "test", three_classes(320))
-    run = pretrain(
-        [train],
-        out=tmp_path / "run",
-        encoder=LorentzConfig(width=8, vectors=4, heads=2, depth=1, hidden=8, pooled=2),
-        objective=AutoencoderConfig(
-            loss="chamfer", latent=4, decoder=LorentzDecoderConfig(5, width=8, vectors=4, heads=2, depth=1, hidden=8)
-        ),
-        steps=1,
-        batch_size=16,
-        engine=EngineConfig(accelerator="cpu", logger="none"),
-        quiet=True,
-    )
+    run = trained(train, tmp_path / "run")
     found = evaluate(run, on=[test], n_bootstrap=4, quiet=True)["test"]
     assert set(found["anomaly"]["results"]["jet mass"]) == ({"W"} if labelled else {"top", "W", "combined"})
     assert classes_of([train]) == (["qcd", "top"] if labelled else [])
