@@ -106,14 +106,25 @@ class JetModel(nn.Module):
     def view(self, jets: Jets) -> Jets:
         """The jets as this model wants them: truncated, and clustered if it looks at subjets.
 
+        Truncated jets are clustered as they were before, by kT if they had no history.
+
         Raises:
-            InputError: if they lack a measured column that the features need.
+            InputError: if they lack a measured column that the features need, or jets that have to be clustered again
+                were clustered differently.
         """
         self.features.check(jets.measured)
         limit = self.config.max_particles
         # Jets that are short enough keep their merge history.
         if limit is not None and jets.counts.max(initial=0) > limit:
-            jets = jets.leading(limit)
+            former, jets = jets.history, jets.leading(limit)
+            if self.config.n_subjets != ALL and former is not None:
+                if former.algorithm is None:
+                    raise InputError(
+                        "the jets were clustered differently",
+                        field="max_particles",
+                        remedy="prepare all of them with the same algorithm and R",
+                    )
+                jets = jets.clustered(algorithm=former.algorithm, R=former.R)
         if self.config.n_subjets != ALL and jets.history is None:
             jets = jets.clustered()
         return jets

@@ -255,3 +255,18 @@ def test_latent_of_another_architecture_is_refused(level):
 def test_settings_out_of_range(change, field):
     with pytest.raises(InputError, match=field):
         replace(SMALL["jet"], **change)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distances_keep_their_digits_under_autocast(dtype):
+    """Far from the origin, as features of later steps are, near particles are differences of large numbers."""
+    step = built(SMALL["jet"], dtype=torch.float32).encoder.steps[0]
+    x = 100 + 0.1 * torch.randn(2, 6, step.inputs, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    with torch.no_grad():
+        for weights in step.first.weight[:, :-1], step.first.bias:
+            weights.zero_()  # the distance alone
+        expected = step.messages(x, mask)
+        with torch.autocast("cpu", dtype):
+            found = step.messages(x, mask)
+    torch.testing.assert_close(found.float(), expected, rtol=0.03, atol=0.003)

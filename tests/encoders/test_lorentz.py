@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jetrep.encoders.build import build_encoder
 from jetrep.encoders.lorentz import LorentzConfig, LorentzEncoder
+from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzDecoderConfig, LorentzLatent
 from jetrep.encoders.lorentz_layers import LorentzStack, VectorNorm, positive_norm2
 from jetrep.encoders.lorentz_pooling import LorentzPooling
 from jetrep.errors import InputError
@@ -303,3 +304,22 @@ def test_works_in_a_tagger_and_comes_back_from_its_record(tmp_path):
     again = load_model(tmp_path)
     assert again.config == config
     assert (again.predict(jets) == expected).all()
+
+
+def test_networks_are_in_single_precision_under_autocast():
+    """Products of massless momenta cancel: in half precision they are noise."""
+    encoder = built(dtype=torch.float32)
+    decoder = LorentzAutoencoder(encoder, 4, LorentzDecoderConfig(8, 8, 4, 2, 1, 16)).decoder
+    p4, mask = jets_of([7, 4, 1])
+
+    def decoded(jets):
+        jet = torch.cat([jets.frame.mass.unsqueeze(1), jets.frame.jet_p4[:, 1:]], 1)
+        return decoder(LorentzLatent(jets.cls[:, :4], jet, jets.vectors.mT))
+
+    with torch.no_grad():
+        expected, shown = encoder.jets(p4, mask), decoded(encoder.jets(p4, mask))
+        with torch.autocast("cpu", torch.bfloat16):
+            found, again = encoder.jets(p4, mask), decoded(encoder.jets(p4, mask))
+    assert torch.equal(found.cls, expected.cls)
+    assert torch.equal(found.vectors, expected.vectors)
+    assert torch.equal(again.momenta, shown.momenta)

@@ -1,6 +1,7 @@
 """Particle Transformer against weaver's at the same weights, what must not matter to it, and its switches."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -385,3 +386,24 @@ def test_dropout_has_the_stated_rate_and_keeps_the_mean(p):
 def test_settings_that_make_no_sense(change, field):
     with pytest.raises(InputError, match=field):
         replace(SMALL, **change)
+
+
+def test_hidden_particles_have_no_direction():
+    """Their momenta are zero: seen from the origin of the detector, jets would tell where they point."""
+    inputs = view_of([9, 5])
+    hidden = torch.zeros_like(inputs.mask)
+    hidden[:, 1::3] = True
+    seen = inputs.with_masked(hidden)
+    angle = torch.tensor(1.1, dtype=torch.float64)
+    e, x, y, z = seen.p4.double().unbind(-1)
+    turned = torch.stack([e, x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos(), z], -1)
+    plain = replace(seen, features=seen.features.double(), p4=seen.p4.double())
+    encoder = built().double()
+    torch.testing.assert_close(encoder([replace(plain, p4=turned)])[0].cls, encoder([plain])[0].cls)
+
+
+@pytest.mark.parametrize("eta", [-11.0, -8.5, 8.5, 11.0])
+def test_pairs_of_forward_particles_are_finite(eta):
+    p = torch.tensor([[0.0, 1.0, 0.0, math.sinh(eta)], [0.0, 0.0, 2.0, 2 * math.sinh(eta)]])
+    p[:, 0] = p[:, 1:].norm(dim=1)
+    assert pair_features(p, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])).isfinite().all()

@@ -214,3 +214,24 @@ def test_a_small_power_makes_soft_particles_count(batch):
         ratios.append(losses[1] / losses[0])
     assert ratios[0] < 0.2
     assert 0.5 * ratios[0] ** 0.5 < ratios[1] < 2 * ratios[0] ** 0.5
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_scaled_momenta_are_for_autoencoders_of_features(kind):
+    """The others learn to give back the momenta that they see."""
+    torch.manual_seed(0)
+    features = Features(FeatureConfig(scale_pt=500.0))
+    encoder = build_encoder(KINDS[kind](**SETTINGS[kind]), len(features.names))
+    if kind in ("lorentz", "gnnae", "cnnae"):
+        with pytest.raises(InputError, match=r"features.scale_pt.*meet scaled ones"):
+            Autoencoding(features, encoder, SMALL)
+    else:
+        assert Autoencoding(features, encoder, SMALL).autoencoder.encoder is encoder
+
+
+def test_what_is_decoded_relative_to_the_axis_does_not_turn_along():
+    settings = {**SETTINGS["lgatr"], "spurions": False}
+    encoder = build_encoder(KINDS["lgatr"](**settings), 7)
+    assert {"boost", "rotation"} <= encoder.symmetries
+    autoencoder = Autoencoding(Features(FeatureConfig()), encoder, SMALL).autoencoder
+    assert autoencoder.symmetries == encoder.symmetries - {"boost", "rotation"}

@@ -8,6 +8,7 @@ import torch
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
 from jetrep.features import FeatureConfig
+from jetrep.jets import Jets
 from jetrep.model import ClassifierConfig, JetModel, ModelConfig
 from jetrep.training.checkpoint import load_model, model_record, save_model
 from prong_jets import prong_jets
@@ -91,3 +92,20 @@ def test_order_of_jets_survives_inference(saved):
     jets = prong_jets(30, seed=2)
     order = np.random.default_rng(0).permutation(30)
     np.testing.assert_allclose(model.embed(jets[order], batch_size=7), model.embed(jets)[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["kt", "cambridge", "antikt"])
+def test_jets_that_are_cut_are_clustered_as_they_were(algorithm):
+    """So what is seen of a jet does not depend on whether a long one is beside it."""
+    jets = prong_jets(12, seed=3)
+    plain = JetModel(replace(CONFIG, n_subjets=4, max_particles=int(jets.counts.max()) - 1))
+    short = jets[jets.counts < jets.counts.max()].clustered(algorithm=algorithm, R=0.6)
+    whole = jets.clustered(algorithm=algorithm, R=0.6)
+    expected, found = (plain.view(part) for part in (short, whole[jets.counts < jets.counts.max()]))
+    cut = plain.view(whole)[jets.counts < jets.counts.max()]
+    for view in (found, cut):
+        assert (view.history.algorithm, view.history.R) == (algorithm, 0.6)
+        np.testing.assert_allclose(view.subjets(4).p4, expected.subjets(4).p4, rtol=1e-5, atol=1e-3)
+    mixed = Jets.concatenate([short, jets.clustered(algorithm="kt", R=1.0)])
+    with pytest.raises(InputError, match="clustered differently"):
+        plain.view(mixed)

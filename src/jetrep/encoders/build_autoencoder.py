@@ -10,6 +10,7 @@ from jetrep.encoders.gnnae import GraphAutoencoder, GraphEncoder
 from jetrep.encoders.lorentz import LorentzEncoder
 from jetrep.encoders.lorentz_decoder import LorentzAutoencoder, LorentzDecoderConfig
 from jetrep.encoders.set_autoencoder import SetAutoencoder
+from jetrep.errors import InputError
 from jetrep.features import Features
 
 __all__ = ["build_autoencoder"]
@@ -31,7 +32,16 @@ def build_autoencoder(
             of one that has a `SetDecoder`. The baselines (gnnae, cnnae) have their own.
         decoder: shape of a Lorentz-equivariant decoder; its ``slots`` are those of every decoder.
         set_decoder: shape of the decoder of encoders that have none of their own.
+
+    Raises:
+        InputError: if the features are of scaled momenta, and the encoder learns those that it is to give back.
     """
+    if features.config.scale_pt is not None and isinstance(encoder, LorentzEncoder | GraphEncoder | ImageEncoder):
+        raise InputError(
+            "this autoencoder learns jets as they are, and would meet scaled ones as an encoder",
+            field="features.scale_pt",
+            remedy="leave it out, or choose an encoder of features, such as transformer",
+        )
     if isinstance(encoder, LorentzEncoder):
         return LorentzAutoencoder(encoder, latent, decoder)
     if isinstance(encoder, GraphEncoder):

@@ -128,8 +128,10 @@ class _Step(nn.Module):
         """What each particle hears: (batch, n, edges[-1])."""
         # The first layer of an edge is linear in x_i and x_j, so it is computed once for each particle.
         own, other, apart = torch.split(self.first.weight, [self.inputs, self.inputs, 1], 1)
-        size2 = x.square().sum(-1)
-        distance2 = size2.unsqueeze(2) + size2.unsqueeze(1) - 2 * x @ x.mT
+        with torch.autocast(x.device.type, enabled=False):  # small distances are differences of large numbers
+            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            size2 = wide.square().sum(-1)
+            distance2 = size2.unsqueeze(2) + size2.unsqueeze(1) - 2 * wide @ wide.mT
         apart = torch.log1p(distance2.clamp(min=0.0)).unsqueeze(-1) * apart.squeeze(1)
         hidden = F.linear(x, own, self.first.bias).unsqueeze(2) + F.linear(x, other).unsqueeze(1)
         hidden = F.leaky_relu(hidden + apart, _SLOPE)

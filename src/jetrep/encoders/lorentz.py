@@ -221,7 +221,8 @@ class LorentzEncoder(JetEncoder):
         padded = ~mask.unsqueeze(-1)
         frame, momenta = RestFrame.of_particles(p4.masked_fill(padded, 0.0))
         momenta = momenta.masked_fill(padded, 0.0)
-        tokens, cls, vectors = self.at_rest(momenta, frame.mass, mask)
+        with torch.autocast(momenta.device.type, enabled=False):  # products of massless momenta cancel
+            tokens, cls, vectors = self.at_rest(momenta, frame.mass, mask)
         return LorentzJets(tokens, cls, vectors, momenta, frame, mask)
 
     def at_rest(self, momenta: Tensor, mass: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

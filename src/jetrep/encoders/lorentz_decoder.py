@@ -245,7 +245,8 @@ class LorentzDecoder(nn.Module):
         frame = latent.frame
         others = latent.at_rest.to(dtype).mT
         jet = rest_velocity(others).view(1, 4, 1).expand(len(others), -1, -1)
-        momenta, presence = self.at_rest(latent.scalars.to(dtype), torch.cat([jet, others], -1), frame.mass)
+        with torch.autocast(others.device.type, enabled=False):  # as in the encoder
+            momenta, presence = self.at_rest(latent.scalars.to(dtype), torch.cat([jet, others], -1), frame.mass)
         return InRestFrame(presence, momenta, frame)
 
 

@@ -3,7 +3,8 @@
 =============  ========================================================================================
 mean           over the particles
 min, max       of each channel, the scalar of smallest or largest value, the vector of smallest or largest v·v, which is
-               that of one particle: its components are never chosen apart
+               that of one particle: its components are never chosen apart. Of two massless particles, mirror images
+               in the rest frame of their jet, rounding chooses one
 min&max        both, one after the other: twice the channels
 mix            a linear map of the channels of all particles at once, which knows the particles by their place: the
                only one that depends on their order, and on how many there may be

@@ -53,7 +53,8 @@ _LEAST_M2 = 1e-6
 def pair_features(p4: Tensor, first: Tensor, second: Tensor, jet: Tensor | None = None) -> Tensor:
     """Features of pairs of particles; each is a row of ``p4``.
 
-    Arguments of the logarithms are at least 1e-8, so a particle paired with itself has finite features too.
+    Arguments of the logarithms are at least 1e-8, so a particle paired with itself has finite features too. A particle
+    without transverse momentum, as one that is hidden, has no direction: its Δ is 0.
 
     Args:
         p4: (rows, 4) in GeV.
@@ -69,7 +70,7 @@ def pair_features(p4: Tensor, first: Tensor, second: Tensor, jet: Tensor | None 
         energy, px, py, pz = p4.unbind(-1)
         pt = torch.sqrt(px * px + py * py)
         # y = ½ ln((E + pz) / (E − pz)), written so that it keeps its digits where pz is small
-        rapidity = 0.5 * torch.log(1 + 2 * pz / (energy - pz).clamp(min=1e-20))
+        rapidity = 0.5 * torch.log((1 + 2 * pz / (energy - pz).clamp(min=1e-20)).clamp(min=1e-20))
         phi = torch.atan2(py, px)
         columns = [pt, rapidity, phi, energy, px, py, pz]
         if jet is not None:
@@ -80,6 +81,7 @@ def pair_features(p4: Tensor, first: Tensor, second: Tensor, jet: Tensor | None 
         d_phi = torch.minimum(d_phi, _TWO_PI - d_phi)
         delta = torch.sqrt((a[1] - b[1]) ** 2 + d_phi**2)
         softer = torch.minimum(a[0], b[0])
+        delta = delta * (softer > 0)
         e, x, y, z = (a[k] + b[k] for k in (3, 4, 5, 6))
         m2 = e * e - (x * x + y * y + z * z)
         share = softer / (a[0] + b[0]).clamp(min=_FLOOR)

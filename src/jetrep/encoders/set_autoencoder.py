@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jetrep.encoders.autoencoder import Autoencoder, InLaboratory
-from jetrep.encoders.base import JetEncoder
+from jetrep.encoders.base import JetEncoder, Symmetry
 from jetrep.encoders.decoder import SetTransformerConfig
 from jetrep.encoders.relative import absolute, relative
 from jetrep.encoders.set_decoder import SetDecoder
@@ -50,6 +50,11 @@ class SetAutoencoder(Autoencoder):
         self.encoder, self.features, self.n_particles = encoder, features, n_particles
         self.to_latent = nn.Linear(encoder.width, latent)
         self.decoder = SetDecoder(latent, n_particles, config)
+
+    @property
+    def symmetries(self) -> frozenset[Symmetry]:
+        """Those of the encoder, but for boosts and rotations: what is decoded is relative to the jet's η and φ."""
+        return self.encoder.symmetries - {"boost", "rotation"}
 
     @property
     def size(self) -> int:

@@ -145,7 +145,13 @@ class Jets:
             self.classes,
             None
             if history is None
-            else MergeHistory(history.order[particles], history.join[particles], history.d_ij[particles], offsets),
+            else replace(
+                history,
+                order=history.order[particles],
+                join=history.join[particles],
+                d_ij=history.d_ij[particles],
+                offsets=offsets,
+            ),
             {name: values[particles] for name, values in self.measured.items()},
             {name: values[rows] for name, values in self.observers.items()},
         )
@@ -223,11 +229,14 @@ class Jets:
         histories = [part.history for part in parts if part.history is not None]
         history = None
         if len(histories) == len(parts):
+            alike = len({(h.algorithm, h.R) for h in histories}) == 1
             history = MergeHistory(
                 np.concatenate([h.order for h in histories]),
                 np.concatenate([h.join for h in histories]),
                 np.concatenate([h.d_ij for h in histories]),
                 offsets,
+                histories[0].algorithm if alike else None,
+                histories[0].R,
             )
         return Jets(
             np.concatenate([part.p4 for part in parts]),

@@ -70,12 +70,16 @@ class MergeHistory:
         join: (n_particles,) int32, merge number at each boundary.
         d_ij: (n_particles,) float32, distance measure of each merge, ∞ in the last place of each jet.
         offsets: (n_jets + 1,) int64, jet j owns ``offsets[j]:offsets[j + 1]`` of each array.
+        algorithm: what the jets were clustered with; None if some were clustered differently.
+        R: its radius parameter.
     """
 
     order: NDArray[np.int32]
     join: NDArray[np.int32]
     d_ij: NDArray[np.float32]
     offsets: NDArray[np.int64]
+    algorithm: Algorithm | float | None = "kt"
+    R: float = 0.8
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -263,7 +267,7 @@ def cluster(
             field="p4",
             remedy="drop or repair the jet",
         )
-    return MergeHistory(order, join, d_ij, offsets)
+    return MergeHistory(order, join, d_ij, offsets, algorithm, R)
 
 
 def _checked_offsets(offsets: NDArray[Any]) -> NDArray[np.int64]:

@@ -116,6 +116,7 @@ class JetPool:
             classes=jets.classes,
             history=jets.history is not None,
             columns=tuple(jets.measured),
+            clustering=("kt", 0.8) if jets.history is None else (jets.history.algorithm, jets.history.R),
         )
 
     def __len__(self) -> int:
@@ -293,7 +294,9 @@ class JetPool:
             offsets,
             np.concatenate(labels) if labels else None,
             self.classes,
-            None if order is None or join is None else MergeHistory(order, join, _no_distances(size), offsets),
+            None
+            if order is None or join is None
+            else MergeHistory(order, join, _no_distances(size), offsets, *self.clustering),
             measured,
         )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
+from jetrep.physics.clustering import Algorithm
 from jetrep.store.manifest import Manifest, Shard, file_hash
 from jetrep.store.shard import MappedShard, columns_of, map_shard
 
@@ -150,6 +153,10 @@ class Store:
             self._unchecked.discard(shard.file)
         mapped = map_shard(file, self.classes)
         jets = mapped.jets
+        if jets.history is not None:  # which knows how it came about
+            algorithm = cast(Algorithm, self.manifest.algorithm)
+            history = replace(jets.history, algorithm=algorithm, R=self.manifest.R)
+            mapped = replace(mapped, jets=(jets := replace(jets, history=history)))
         if (len(jets), len(jets.p4)) != (shard.jets, shard.constituents):
             raise InputError(
                 f"{len(jets)} jets with {len(jets.p4)} constituents, the manifest says {shard.jets} "
