@@ -248,7 +248,7 @@ def test_datasets_shows_one_in_detail(name, capsys):
         assert entry.name in told
         assert entry.md5 is None or entry.md5 in told
     assert f"jetrep download {name}" in told
-    assert f"jetrep prepare {data_set(name).source} " in told
+    assert f"jetrep prepare {name} " in told
 
 
 def test_datasets_looks_at_what_is_here(offline, capsys):

@@ -690,7 +690,7 @@ def test_the_verb(server, known, data, capsys, monkeypatch, waits):
     assert cli.main(["download", "jets", "--split", "test"]) == 0
     told = capsys.readouterr().out
     assert "MIT" in told
-    assert "jetrep prepare arrays" in told
+    assert "jetrep prepare jets --split test --out stores/jets-test" in told
     assert left(data) == ["test.h5"]
     assert cli.main(["download", "jets", "--files", "train*", "--to", str(data.parent / "elsewhere"), "--quiet"]) == 0
     assert (data.parent / "elsewhere" / "jets" / "train.h5").read_bytes() == CONTENT

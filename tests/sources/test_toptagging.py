@@ -17,7 +17,7 @@ from jetrep.physics import observables
 from jetrep.physics.fourvector import from_ptetaphim
 from jetrep.sources import chunks as chunks_module
 from jetrep.sources.chunks import every_chunk
-from jetrep.sources.toptagging import TopTagging
+from jetrep.sources.toptagging import TopTagging, _splits_before
 
 WIDTH = 200
 
@@ -111,6 +111,17 @@ def test_the_second_of_a_pair_and_the_test_jet_of_an_overlap_are_flagged(tmp_pat
     write_duplicates(tmp_path / "dup.npz", overlap=[(1, 8, 0, 1 - labels[test[8]])])
     with pytest.raises(InputError, match=rf"a.h5, jet {test[8]}: has another label than listed"):
         read(TopTagging([tmp_path / "a.h5"], duplicates=tmp_path / "dup.npz"))
+
+
+@pytest.mark.parametrize("data_columns", [None, ["ttv", "is_signal_new"]])
+def test_jets_of_each_split_before_a_part_are_counted_piece_by_piece(tmp_path, monkeypatch, data_columns):
+    monkeypatch.setattr(chunks_module, "CHUNK", 7)
+    p4, _, labels = fake_jets(40)
+    ttv = np.random.default_rng(1).integers(0, 3, 40)
+    write_official(tmp_path / "a.h5", p4, labels, ttv, data_columns=data_columns)
+    for start in (0, 1, 7, 20, 40):
+        expected = {split: n for split in range(3) if (n := int((ttv[:start] == split).sum()))}
+        assert _splits_before(tmp_path / "a.h5", start) == expected
 
 
 def write_npz(file: Path, **change) -> Path:

@@ -1,6 +1,7 @@
 """A run that was stopped, at whatever step, ends as one that was not."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from jetrep.errors import InputError
 from jetrep.objectives.self_distillation import SelfDistillation
 from jetrep.objectives.supervised import Supervised
 from jetrep.store import StoreWriter
+from jetrep.store.folder import locked
 from jetrep.training.batches import LoadingConfig
 from jetrep.training.engine import EngineConfig, OptimizerConfig
 from jetrep.training.finetune import finetune
@@ -116,3 +118,27 @@ def test_a_run_that_was_killed_when_it_had_stopped_early_does_not_go_on(tmp_path
     run(finetune, store, tmp_path / "killed", **settings)
     whole, killed = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed"))
     assert len(killed) == len(whole) == 5  # one epoch of the two
+
+
+def test_data_and_weights_are_known_by_their_content(tmp_path, store):
+    """A store, or a run, that was moved is the same one."""
+    pretrained = run(pretrain, store, tmp_path / "pretrained")
+    tagger = run(finetune, store, tmp_path / "tagger", from_run=pretrained)
+    before = (tagger / "model.safetensors").stat().st_mtime_ns
+    elsewhere = shutil.copytree(store, tmp_path / "elsewhere")
+    moved = pretrained.rename(tmp_path / "moved")
+    run(pretrain, elsewhere, moved)
+    run(finetune, elsewhere, tagger, from_run=moved)
+    assert (tagger / "model.safetensors").stat().st_mtime_ns == before
+    other = write_store(tmp_path / "other", prong_jets(96, seed=5))
+    with pytest.raises(InputError, match=r"other settings \(data\)"):
+        run(pretrain, other, moved)
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path, store):
+    out = tmp_path / "runs" / "run"
+    out.parent.mkdir()
+    with locked(out), pytest.raises(InputError, match=r"process \d+ on .* is training this run"):
+        run(pretrain, store, out)
+    assert not out.exists()
+    assert [file.name for file in run(pretrain, store, out).parent.iterdir()] == ["run"]

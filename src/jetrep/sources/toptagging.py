@@ -112,7 +112,10 @@ def _splits_before(file: Path, start: int) -> dict[int, int]:
             ttv = archive.whole("ttv")[:start]
     else:
         with _table(file) as table:
-            ttv = _values(table[:start], ["ttv"], _columns(table, file))[:, 0]
+            field, place = _columns(table, file)["ttv"]
+            # This field alone, a piece at a time: the others are all that is in the file.
+            parts = [table.fields(field)[begin:end] for begin, end in pieces(0, start)]
+            ttv = np.concatenate([np.zeros(0), *(part if place is None else part[:, place] for part in parts)])
     splits, counts = np.unique(ttv, return_counts=True)
     return dict(zip(splits.tolist(), counts.tolist(), strict=True))
 

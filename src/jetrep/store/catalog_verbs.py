@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def download(
         rows["files with jets"] = f"{len(done.files):,}, {_gigabytes(sum(file.stat().st_size for file in done.files))}"
         rows["licence"] = _licence(chosen)
         rows["cite"] = ", ".join(chosen.cite)
-        rows["next"] = _prepare(chosen, folder)
+        rows["next"] = _prepare(chosen, split, to)
         Console(soft_wrap=True).print(key_values(str(folder.path), rows))
     return done.files
 
@@ -166,7 +167,7 @@ def _facts(chosen: DataSet, folder: Folder) -> dict[str, Any]:
     fields = ("name", "title", "what", "source", "jets", "classes", "gb", "gb_from", "licence", "licence_confirmed")
     more = ("licence_from", "cite", "url", "splits", "notes")
     facts = {field: getattr(chosen, field) for field in (*fields, *more)}
-    return facts | {"prepare": _prepare(chosen, folder), "folder": str(folder.path), "files": listed}
+    return facts | {"prepare": _prepare(chosen), "folder": str(folder.path), "files": listed}
 
 
 def _table(chosen: list[DataSet], facts: list[dict[str, Any]], width: int) -> RenderableType:
@@ -230,13 +231,12 @@ def _details(chosen: DataSet, fact: dict[str, Any], most: int | None) -> Rendera
     return Group(key_values(chosen.title, rows), table)
 
 
-def _prepare(chosen: DataSet, folder: Folder) -> str:
-    """The command that makes a store of it."""
-    out = f"--out stores/{chosen.name}"
-    if chosen.name == chosen.source:
-        return f"jetrep prepare {chosen.name} {out}"
-    suffix = Path(chosen.entries[0].name).suffix
-    return f"jetrep prepare {chosen.source} {folder.path}/*{suffix} {out}"
+def _prepare(chosen: DataSet, split: Split = "all", to: Path | None = None) -> str:
+    """The command that makes a store of it, of the training jets if all splits are there."""
+    where = "" if to is None else f"JETREP_DATA={shlex.quote(str(to))} "
+    if split in ("all", "train"):
+        return f"{where}jetrep prepare {chosen.name} --out stores/{chosen.name}"
+    return f"{where}jetrep prepare {chosen.name} --split {split} --out stores/{chosen.name}-{split}"
 
 
 def _jets(chosen: DataSet) -> str:

@@ -272,7 +272,8 @@ class Protocol:
     def _cached(self, slug: str, compute: Callable[[], Scores]) -> Callable[[], Scores]:
         """``compute``, or what it gave before under the same settings and data."""
         file = self.folder / "scores" / f"{slug}.npz"
-        settings = [settings_of(self.pretraining), settings_of(self.finetuning), self.stores.hashes(), self.seed, slug]
+        data = {name: list(hashes.values()) for name, hashes in self.stores.hashes().items()}  # wherever they are
+        settings = [settings_of(self.pretraining), settings_of(self.finetuning), data, self.seed, slug]
         key = sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
         def scores() -> Scores:

@@ -219,7 +219,7 @@ def fit(
 
     Raises:
         InputError: if the hardware or logger asked for is not there, the batch cannot be shared by the processes, the
-            state to resume from is damaged, the disk is full, or training diverges.
+            state to resume from is damaged, the disk is full, training diverges, or another process trains the run.
     """
     at_least(1, total_steps=total_steps)
     batches = replace(batches, prefetch=engine.prefetch)
@@ -238,8 +238,8 @@ def fit(
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
         trainer = _trainer(module, engine, run.path, [log, *(callbacks or [])])
         batches.probe()
-        run.begin()
-        with orderly_termination(), _interruptible(trainer), _disk_errors(run.path):
+        with orderly_termination(), run.locked(), _interruptible(trainer), _disk_errors(run.path):
+            run.begin()
             trainer.fit(module, train_dataloaders=_Batches(module, batches), ckpt_path=run.state, weights_only=True)
     weights = (tensor for tensor in objective.encoder.state_dict().values() if tensor.is_floating_point())
     if not all(bool(tensor.isfinite().all()) for tensor in weights):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jetrep.model import JetModel
 from jetrep.report.curves import training_curves
 from jetrep.report.files import check_writable, replacing
 from jetrep.report.style import save
+from jetrep.store.folder import locked
 from jetrep.training.autoencoders import AUTOENCODER, AUTOENCODER_WEIGHTS
 from jetrep.training.checkpoint import RECORD, TOKENIZER, TOKENIZER_WEIGHTS, WEIGHTS, save_model
 from jetrep.training.data import data_hashes
@@ -110,7 +112,7 @@ class RunFolder:
                 file=file,
                 remedy="choose another --out, or --overwrite",
             ) from problem
-        wanted = self._json()
+        found, wanted = _identity(found), _identity(self._json())
         if found != wanted:
             changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
             raise InputError(
@@ -139,6 +141,20 @@ class RunFolder:
         """The state to resume from, if there is one."""
         file = self.path / RESUME
         return file if file.exists() and not self.overwrite else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from training the same run.
+
+        Raises:
+            InputError: if another process is at it.
+        """
+        if not self.writes:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path, "training this run"):
+            yield
 
     def begin(self) -> None:
         """Note the settings, and forget the former run if there is one."""
@@ -174,6 +190,17 @@ class RunFolder:
         for name in (_SETTINGS, METRICS, CURVES, RESUME, *models):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with data and weights told by their content, wherever they are."""
+    found = dict(settings)
+    if isinstance(found.get("data"), dict):
+        found["data"] = list(found["data"].values())
+    for path, content in (("from_run", "from_weights"), ("tokenizer_from", "tokenizer_weights")):
+        if content in found:
+            found.pop(path, None)
+    return found
 
 
 def _first_process() -> bool:
