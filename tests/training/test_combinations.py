@@ -152,3 +152,9 @@ def test_measured_features_go_with_augmentations_that_split_nothing(tmp_path, ki
     unsplit = kind(augmentation=AugmentationConfig(split_passes=0))
     run = pretrain([store], out=tmp_path / "run", objective=unsplit, **settings)
     assert load_model(run).config.features.names == "kinpid"
+
+
+def test_damaged_particle_codes_have_no_charge():
+    """Of a nucleus with 999 protons, which no byte holds."""
+    types = particle_types(np.array([211, 1009999990, -11]))
+    assert types["charge"].tolist() == [1, 0, 1]

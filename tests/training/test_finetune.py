@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from jetrep.cli import main
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.errors import InputError
 from jetrep.evaluation.tagging import tagging_metrics
+from jetrep.features import FeatureConfig
 from jetrep.model import ClassifierConfig
 from jetrep.objectives.contrastive import SupCon
 from jetrep.objectives.supervised import Supervised
 from jetrep.training.batches import LoadingConfig
 from jetrep.training.checkpoint import load_model, model_record
+from jetrep.training.data import load_jets
 from jetrep.training.engine import EngineConfig
 from jetrep.training.finetune import finetune, stratified_subset
 from jetrep.training.linear_probe import fit_head
@@ -215,3 +218,17 @@ def test_the_recipe_of_supcon_balances_its_batches(uneven, tmp_path, monkeypatch
     assert int(per_batch.min()) >= 32 - 16
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["classes"] == 2
+
+
+def test_stores_of_different_columns_are_trained_on_by_what_all_have(tmp_path, data):
+    store, _ = data
+    jets = prong_jets(40, seed=9)
+    columns = {name: np.zeros(len(jets.p4), np.float32) for name in ("charge", "tanh_d0")}
+    typed = write_store(tmp_path / "typed", replace(jets, measured=columns, observers={"weight": np.ones(40)}))
+    both = load_jets([store, typed])
+    assert (both.measured, both.observers) == ({}, {})
+    np.testing.assert_array_equal(both.p4[-len(jets.p4) :], jets.p4)
+    assert set(load_jets([typed, typed]).measured) == set(columns)
+    finetune([store, typed], out=tmp_path / "run", encoder=ENCODER, epochs=1, **SETTINGS)
+    with pytest.raises(InputError, match="charge"):
+        finetune([store, typed], out=tmp_path / "other", features=FeatureConfig("kinpid"), **SETTINGS)

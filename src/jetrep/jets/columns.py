@@ -40,14 +40,16 @@ def particle_types(pdg_id: NDArray[np.integer]) -> dict[str, NDArray[np.int8]]:
     Electrons, muons and photons are themselves; everything else is a hadron, charged or neutral.
 
     Args:
-        pdg_id: (n,) codes; 0, and codes that the numbering scheme does not know, get charge 0.
+        pdg_id: (n,) codes; 0, and codes that the numbering scheme does not know, get charge 0, as do those with a charge
+            beyond 127, which are damaged.
 
     Returns:
         (n,) int8 each: ``charge`` and the five flags of `MEASURED`; a code of 0 gets no flag.
     """
     # A data set holds a dozen different codes, so each is looked up once.
     codes, which = np.unique(pdg_id, return_inverse=True)
-    charge = np.array([round(charge_of(int(code)) or 0) for code in codes], np.int8)[which.reshape(-1)]
+    charges = [round(charge_of(int(code)) or 0) for code in codes]
+    charge = np.array([z if abs(z) <= 127 else 0 for z in charges], np.int8)[which.reshape(-1)]
     code = np.abs(pdg_id)
     electron, muon, photon = code == 11, code == 13, code == 22
     hadron = ~(electron | muon | photon) & (code != 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ def load_jets(
 ) -> Jets:
     """All jets of several stores, one after the other; labels follow the union of their class names.
 
+    Of several stores, measured columns and observers are those that all of them have.
+
     Args:
         stores: folders that `jetrep prepare` or `jetrep simulate` wrote.
         classes: keep only jets of these classes.
@@ -45,8 +48,23 @@ def load_jets(
         if max_jets is not None:
             jets = jets[: -(-max_jets // len(opened))]
         parts.append(jets)
-    jets = Jets.concatenate(parts)
+    jets = Jets.concatenate(_with_common_columns(parts))
     return jets if max_jets is None else jets[:max_jets]
+
+
+def _with_common_columns(parts: list[Jets]) -> list[Jets]:
+    measured, observers = (
+        [name for name in getattr(parts[0], kind) if all(name in getattr(part, kind) for part in parts)]
+        for kind in ("measured", "observers")
+    )
+    return [
+        replace(
+            part,
+            measured={name: part.measured[name] for name in measured},
+            observers={name: part.observers[name] for name in observers},
+        )
+        for part in parts
+    ]
 
 
 def open_pool(

@@ -117,7 +117,8 @@ def finetune(
         return out
     start = time.monotonic()
     jets = load_jets(data, classes=classes, max_jets=max_jets, labelled=True)
-    jets = jets[stratified_subset(jets.truth, n_labels, seed)]
+    if n_labels is not None:
+        jets = jets[stratified_subset(jets.truth, n_labels, seed)]
     if pretrained is None:
         # Initial weights are drawn under the seed of the run, and the caller's random state is left alone.
         with torch.random.fork_rng(devices=[]):
