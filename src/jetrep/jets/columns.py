@@ -40,7 +40,7 @@ def particle_types(pdg_id: NDArray[np.integer]) -> dict[str, NDArray[np.int8]]:
     Electrons, muons and photons are themselves; everything else is a hadron, charged or neutral.
 
     Args:
-        pdg_id: (n,) codes; 0, and codes that the numbering scheme does not know, get charge 0, as do those with a charge
+        pdg_id: (n,) codes; 0, and codes that the numbering scheme does not know, get charge 0, as do those of a charge
             beyond 127, which are damaged.
 
     Returns:
