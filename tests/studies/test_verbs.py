@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from jetrep.encoders.transformer import TransformerConfig
 from jetrep.model import ClassifierConfig
@@ -166,6 +167,7 @@ def test_transfer_is_complete_cached_and_resumable(data, tmp_path, monkeypatch):
 
 def test_seeds_of_a_transfer_that_are_trained_at_once_give_the_same(data, tmp_path, capfd):
     _, stores, _, _ = data
+    get_reusable_executor(reuse=True).shutdown()  # processes of other tests write to where those were captured
     settings = study(stores, 1, 64, (), n_bootstrap=2)
     records = [transfer(**settings, out=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)]
     told = [line for line in capfd.readouterr().err.splitlines() if "pretraining" in line and "seed " in line]
