@@ -272,19 +272,24 @@ def _check(study: Study) -> None:
             needs = check_needs(row.objective, row.features, study.max_particles)
             columns = (*row.features.columns, *needs.columns)
             open_pool(study.unlabelled or study.train, labelled=needs.labels, history=needs.history, columns=columns)
-            longest = max(int(np.diff(jets.offsets).max()) for jets in (study.train_jets, study.test_jets))
-            if study.max_particles is None and (needs.max_particles or longest) < longest:
-                raise InputError(
-                    f"row '{row.name}' would see the {needs.max_particles} leading particles of jets that have up to "
-                    f"{longest}, and the other rows all of them",
-                    field="max_particles",
-                    remedy=f"give --max_particles {needs.max_particles}, or objective.decoder.n_particles {longest}",
-                )
+            if study.max_particles is None and needs.max_particles is not None:
+                _check_sees_all(study, row.name, needs.max_particles)
     if study.steps < 1:
         raise InputError(
             f"there are fewer jets than one batch of {study.batch_size}",
             field="batch_size",
             remedy="choose a smaller batch or give more jets",
+        )
+
+
+def _check_sees_all(study: Study, name: str, most: int) -> None:
+    longest = max(int(jets.counts.max()) for jets in (study.train_jets, study.test_jets))
+    if most < longest:
+        raise InputError(
+            f"row '{name}' would see the {most} leading particles of jets that have up to {longest}, and the other "
+            "rows all of them",
+            field="max_particles",
+            remedy=f"give --max_particles {most}, or objective.decoder.n_particles {longest}",
         )
 
 
