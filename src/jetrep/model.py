@@ -118,13 +118,7 @@ class JetModel(nn.Module):
         if limit is not None and jets.counts.max(initial=0) > limit:
             former, jets = jets.history, jets.leading(limit)
             if self.config.n_subjets != ALL and former is not None:
-                if former.algorithm is None:
-                    raise InputError(
-                        "the jets were clustered differently",
-                        field="max_particles",
-                        remedy="prepare all of them with the same algorithm and R",
-                    )
-                jets = jets.clustered(algorithm=former.algorithm, R=former.R)
+                jets = jets.clustered_like(former)
         if self.config.n_subjets != ALL and jets.history is None:
             jets = jets.clustered()
         return jets

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jetrep.errors import InputError
-from jetrep.physics.clustering import Algorithm, MergeHistory, cluster
+from jetrep.physics.clustering import Algorithm, MergeHistory, cluster, common_clustering
 from jetrep.physics.fourvector import PX, PY
 
 if TYPE_CHECKING:
@@ -188,6 +188,20 @@ class Jets:
         """The same jets with the merge history of their constituents (see `physics.clustering.cluster`)."""
         return replace(self, history=cluster(self.p4, self.offsets, algorithm=algorithm, R=R))
 
+    def clustered_like(self, history: MergeHistory) -> Jets:
+        """The same jets, clustered as those of ``history`` were.
+
+        Raises:
+            InputError: if these were clustered differently from one another.
+        """
+        if history.algorithm is None:
+            raise InputError(
+                "the jets were clustered differently",
+                field="max_particles",
+                remedy="prepare all of them with the same algorithm and R",
+            )
+        return self.clustered(algorithm=history.algorithm, R=history.R)
+
     def subjets(self, n_subjets: int | None = None, *, d_cut: float | None = None) -> Jets:
         """The jets at a coarser scale: one cut of their merge trees, in descending pT, without a history of their own.
 
@@ -229,14 +243,12 @@ class Jets:
         histories = [part.history for part in parts if part.history is not None]
         history = None
         if len(histories) == len(parts):
-            alike = len({(h.algorithm, h.R) for h in histories}) == 1
             history = MergeHistory(
                 np.concatenate([h.order for h in histories]),
                 np.concatenate([h.join for h in histories]),
                 np.concatenate([h.d_ij for h in histories]),
                 offsets,
-                histories[0].algorithm if alike else None,
-                histories[0].R,
+                *common_clustering(histories),
             )
         return Jets(
             np.concatenate([part.p4 for part in parts]),

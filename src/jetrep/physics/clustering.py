@@ -35,7 +35,7 @@ accepts radii up to 1000, which is beyond that for all particles that are not ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,7 +49,7 @@ from jetrep.errors import InputError
 from jetrep.machine import cores
 from jetrep.physics import _cuts, _recombination
 
-__all__ = ["Algorithm", "MergeHistory", "cluster"]
+__all__ = ["Algorithm", "MergeHistory", "cluster", "common_clustering"]
 
 Algorithm = Literal["kt", "cambridge", "antikt"]
 T = TypeVar("T")
@@ -268,6 +268,13 @@ def cluster(
             remedy="drop or repair the jet",
         )
     return MergeHistory(order, join, d_ij, offsets, algorithm, R)
+
+
+def common_clustering(histories: Sequence[MergeHistory]) -> tuple[Algorithm | float | None, float]:
+    """Algorithm and R of all of them; None for the algorithm if they differ."""
+    first = histories[0]
+    alike = all((other.algorithm, other.R) == (first.algorithm, first.R) for other in histories)
+    return first.algorithm if alike else None, first.R
 
 
 def _checked_offsets(offsets: NDArray[Any]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jetrep.errors import InputError
 from jetrep.jets import Jets
-from jetrep.physics.clustering import MergeHistory, cluster
+from jetrep.physics.clustering import MergeHistory, common_clustering
 from jetrep.store.reader import Store
 from jetrep.store.shard import MappedShard
 
@@ -85,8 +85,7 @@ class JetPool:
         history: whether merge histories come along. Distances d_ij do not: they are NaN.
         columns: which `Jets.measured` come along; observers never do.
         max_particles: keep only this many constituents of each jet, those of the highest pT. Jets that lose some are
-            clustered again, with ``clustering``.
-        clustering: algorithm and radius parameter.
+            clustered again, as they were.
 
     Raises:
         InputError: if a table in memory has no such measured column.
@@ -100,11 +99,10 @@ class JetPool:
         history: bool = True,
         columns: tuple[str, ...] = (),
         max_particles: int | None = None,
-        clustering: tuple[Any, float] = ("kt", 0.8),
     ) -> None:
         self.parts, self.classes = tuple(parts), classes
         self.history, self.columns = history, columns
-        self.max_particles, self.clustering = max_particles, clustering
+        self.max_particles = max_particles
         self._ends = np.cumsum([0, *(part.n for part in self.parts)])
         self._mapped: dict[int, tuple[Jets, MappedShard]] = {}
 
@@ -116,7 +114,6 @@ class JetPool:
             classes=jets.classes,
             history=jets.history is not None,
             columns=tuple(jets.measured),
-            clustering=("kt", 0.8) if jets.history is None else (jets.history.algorithm, jets.history.R),
         )
 
     def __len__(self) -> int:
@@ -257,7 +254,7 @@ class JetPool:
         jets = self._gather([piece])
         cut = jets[long].leading(n)
         if jets.history is not None:
-            cut = replace(cut, history=cluster(cut.p4, cut.offsets, algorithm=self.clustering[0], R=self.clustering[1]))
+            cut = cut.clustered_like(jets.history)
         rows = np.arange(len(rows))
         rows[long] = len(rows) + np.arange(len(long))
         return _Piece(Jets.concatenate([jets, cut]), rows, piece.labels, None)
@@ -269,6 +266,7 @@ class JetPool:
         size = int(offsets[-1])
         p4 = np.empty((size, 4), np.float32)
         order = join = None
+        histories = [piece.jets.history for piece in pieces if piece.jets.history is not None]
         if self.history and history:
             order, join = np.empty(size, np.int32), np.empty(size, np.int32)
         measured = {
@@ -296,7 +294,7 @@ class JetPool:
             self.classes,
             None
             if order is None or join is None
-            else MergeHistory(order, join, _no_distances(size), offsets, *self.clustering),
+            else MergeHistory(order, join, _no_distances(size), offsets, *common_clustering(histories)),
             measured,
         )
 

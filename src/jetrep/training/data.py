@@ -126,7 +126,6 @@ def open_pool(
         history=history,
         columns=tuple(columns),
         max_particles=max_particles,
-        clustering=clustering[0],
     )
 
 
